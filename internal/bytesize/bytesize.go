@@ -37,7 +37,7 @@ func Parse(text string) (Size, error) {
 			continue
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-		if err != nil || n < 0 || n*float64(u.size) > 1<<62 {
+		if err != nil || !(n >= 0 && n*float64(u.size) <= 1<<62) {
 			break
 		}
 		return Size(n * float64(u.size)), nil

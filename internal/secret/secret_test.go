@@ -24,9 +24,9 @@ func TestRead(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
 	t.Setenv("MILLRACE_TEST_SECRET", "from env")
 	for text, want := range map[string]string{
-		"credential:broker":                     "s3cret",
+		"credential:broker":                    "s3cret",
 		"file:" + filepath.Join(dir, "broker"): "s3cret",
-		"env:MILLRACE_TEST_SECRET":              "from env",
+		"env:MILLRACE_TEST_SECRET":             "from env",
 	} {
 		if got, err := ref(t, text).Read(); err != nil || got != want {
 			t.Errorf("%s reads %q, %v; want %q", text, got, err, want)
