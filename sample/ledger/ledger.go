@@ -68,3 +68,17 @@ func ParseGap(s *sample.Sample) (*Gap, error) {
 	}
 	return g, nil
 }
+
+// CatalogueTag returns the full tag name of a gateway's catalogue records.
+func CatalogueTag(site, gateway string) string { return site + "/" + gateway + "/$catalogue" }
+
+// CatalogueEntry describes one configured tag. It travels as the JSON text of a
+// string sample, at first sight and whenever it changes.
+type CatalogueEntry struct {
+	Tag         string `json:"tag"`
+	Stream      string `json:"stream"`
+	Source      string `json:"source"`
+	Type        string `json:"type,omitempty"`
+	Unit        string `json:"unit,omitempty"`
+	Description string `json:"description,omitempty"`
+}
