@@ -1,0 +1,204 @@
+package uploader
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// remindEvery is how often a held delivery is logged.
+const remindEvery = time.Minute
+
+// State is how a loop fares.
+type State string
+
+// The states of a loop.
+const (
+	StateIdle    State = "idle"    // nothing was sent yet
+	StateUp      State = "up"      // the last request delivered
+	StateRetry   State = "retry"   // the endpoint fails; blocks are kept and tried again
+	StateHeld    State = "held"    // an operator has to mend something; everything is kept
+	StateBlocked State = "blocked" // the queue cannot be read
+)
+
+// Stats are a loop's counters since it was built.
+type Stats struct {
+	Blocks   uint64 // delivered
+	Samples  uint64 // in the blocks delivered
+	Bytes    uint64 // packed bytes of the blocks delivered
+	Sent     uint64 // bytes of all requests, as the sink counts them, retries included
+	Requests uint64
+	Retries  uint64 // blocks sent again
+	Buried   uint64 // blocks refused for good
+	// LastDelivery is the time of the last positive answer; zero before it.
+	LastDelivery time.Time
+	State        State
+	LastError    string // of State, empty when it is up or idle
+}
+
+// observer counts, and tells Health of changes.
+type observer struct {
+	health Health
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	stats    Stats
+	last     error
+	kind     string    // of the error that Health was told of
+	held     error     // why deliveries are held
+	reminded time.Time // when that was last said
+}
+
+func (o *observer) snapshot() Stats {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.stats
+	if s.State == "" {
+		s.State = StateIdle
+	}
+	return s
+}
+
+func (o *observer) lastError() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.last
+}
+
+func (o *observer) started(r *request) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.Requests++
+	o.stats.Sent += uint64(r.size)
+	for _, it := range r.items {
+		if it.tries > 0 {
+			o.stats.Retries++
+		}
+	}
+}
+
+func (o *observer) delivered(it *item, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.Blocks++
+	o.stats.Samples += uint64(max(it.block.Header.Count, 0))
+	o.stats.Bytes += uint64(len(it.block.Data))
+	o.stats.LastDelivery = now
+}
+
+func (o *observer) buried(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.Buried++
+	o.last = err
+}
+
+// outcome derives the state from how many requests in a row delivered nothing,
+// how many blocks wait for an operator, and this request's errors. One failed
+// request is no outage: the sink is down after two, or at once when held.
+func (o *observer) outcome(fails, holding int, faults []error) {
+	var held, other error
+	for _, err := range faults {
+		switch Classify(err) {
+		case Hold:
+			held = err
+		case Shutdown:
+		default:
+			other = err
+		}
+	}
+	o.mu.Lock()
+	if held == nil && fails == 0 && holding > 0 {
+		held = o.held // a block parked earlier still waits
+	}
+	switch {
+	case held != nil && fails == 0:
+		held = partly(held)
+		o.change(StateHeld, held)
+	case held != nil:
+		o.change(StateHeld, held)
+	case fails >= 2 && other != nil:
+		o.change(StateRetry, other)
+	case fails == 0:
+		o.change(StateUp, nil)
+	}
+	o.mu.Unlock()
+}
+
+// partlyError is a hold that concerns some blocks only.
+type partlyError struct{ error }
+
+func (e partlyError) Error() string { return "partly held: " + e.error.Error() }
+func (e partlyError) Unwrap() error { return e.error }
+
+func partly(err error) error {
+	var p partlyError
+	if errors.As(err, &p) {
+		return err
+	}
+	return partlyError{err}
+}
+
+// change notes a state and its error, and tells Health where it changed. The
+// caller holds mu.
+func (o *observer) change(s State, err error) {
+	text, kind := "", ""
+	if err != nil {
+		text, kind = err.Error(), errorKind(err)
+		o.last = err
+	}
+	if s == StateHeld && o.held == nil {
+		o.reminded = time.Now() // Health.Down says it now
+	}
+	o.held = nil
+	if s == StateHeld {
+		o.held = err
+	}
+	same := s == o.stats.State && kind == o.kind
+	o.stats.State, o.stats.LastError, o.kind = s, text, kind
+	if same {
+		return
+	}
+	if err == nil {
+		o.health.Up()
+		return
+	}
+	o.health.Down(err)
+}
+
+// errorKind is what two errors have in common that differ only in their
+// details, such as a request's number or the time of day.
+func errorKind(err error) string {
+	var se *SendError
+	if errors.As(err, &se) {
+		return strings.Join([]string{se.Class.String(), se.Op, se.Object, se.Hint}, "\n")
+	}
+	return err.Error()
+}
+
+// queueRead notes whether the queue could be read.
+func (o *observer) queueRead(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		o.change(StateBlocked, fmt.Errorf("read the spool: %w; look at the daemon's messages on the spool and the disk", err))
+		return
+	}
+	if o.stats.State == StateBlocked {
+		o.change(StateIdle, nil)
+	}
+}
+
+// remind logs, once a minute, that deliveries are held and what to do.
+func (o *observer) remind(now time.Time, blocks int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held == nil || now.Sub(o.reminded) < remindEvery {
+		return
+	}
+	o.reminded = now
+	o.log.Warn("delivery is held, nothing is lost", "error", o.held.Error(), "at_hand", blocks)
+}

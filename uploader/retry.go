@@ -1,0 +1,161 @@
+package uploader
+
+import (
+	"time"
+
+	"millrace/internal/backoff"
+)
+
+// suspectAfter is how often a block may fail together with others, while the
+// sink works for the rest, before it is tried in a request of its own.
+const suspectAfter = 3
+
+// gate holds everything back while the endpoint as a whole fails: after each
+// failure it closes for a back-off, and opens for one request at a time until
+// one succeeds.
+type gate struct {
+	policy  backoff.Policy
+	fails   int // requests in a row that delivered nothing
+	until   time.Time
+	success time.Time // of the last delivery
+}
+
+func (g *gate) open(now time.Time, inFlight int) bool {
+	if g.fails == 0 {
+		return true
+	}
+	return inFlight == 0 && !now.Before(g.until)
+}
+
+// failed closes the gate, for after where that is set, else for a back-off.
+func (g *gate) failed(now time.Time, after time.Duration) {
+	wait := g.policy.Wait(g.fails)
+	if after > 0 {
+		wait = after
+	}
+	g.fails++
+	if until := now.Add(wait); until.After(g.until) {
+		g.until = until
+	}
+}
+
+func (g *gate) worked(now time.Time) { g.fails, g.success = 0, now }
+
+// settle takes a request's result: acknowledges what was delivered, buries
+// what was refused for good, and arranges the next try of the rest.
+func (c *cycle) settle(r result) {
+	now := time.Now()
+	delete(c.inFlight, r.req)
+	c.win.landed(r.req)
+
+	if len(r.outcomes) > 1 && sameError(r.outcomes) && Classify(r.outcomes[0]) == Permanent {
+		// The endpoint does not say which of the blocks it minds.
+		for _, it := range r.req.items {
+			it.alone, it.tries = true, it.tries+1
+		}
+		c.win.again(r.req.items, true)
+		return
+	}
+
+	var acked []uint64
+	var failed []*item
+	var faults []error
+	answered, throttled := false, false
+	delay := time.Duration(0)
+	for i, it := range r.req.items {
+		err := r.outcomes[i]
+		if err == nil {
+			acked = append(acked, it.block.Number)
+			c.obs.delivered(it, now)
+			answered = true
+			continue
+		}
+		switch Classify(err) {
+		case Permanent:
+			c.refuse(it, err, now)
+			answered = true
+			continue
+		case Throttled:
+			throttled = true
+			delay = max(delay, retryAfter(err))
+		}
+		failed, faults = append(failed, it), append(faults, err)
+	}
+	if len(acked) > 0 {
+		c.queue.Ack(acked...)
+	}
+	if throttled {
+		c.pace.throttled(now, delay)
+	} else {
+		c.pace.fluent()
+	}
+	switch {
+	case answered:
+		c.gate.worked(now)
+		for i, it := range failed {
+			c.parkFailed(it, faults[i], now)
+		}
+	default:
+		c.wholeFailed(failed, faults, now)
+	}
+	c.obs.outcome(c.gate.fails, c.win.holding(), faults)
+}
+
+// refuse buries a block, or parks it to be buried later where that fails.
+func (c *cycle) refuse(it *item, err error, now time.Time) {
+	c.obs.buried(err)
+	if e := c.queue.Bury(it.block.Number, err.Error()); e != nil {
+		it.refused = err.Error()
+		c.win.park(it, now.Add(c.gate.policy.Wait(0)))
+	}
+}
+
+// parkFailed puts a block aside that failed while others were delivered.
+func (c *cycle) parkFailed(it *item, err error, now time.Time) {
+	wait := c.gate.policy.Wait(it.tries)
+	if after := retryAfter(err); after > 0 {
+		wait = after
+	}
+	note(it, now)
+	it.held = Classify(err) == Hold
+	c.win.park(it, now.Add(wait))
+}
+
+// wholeFailed arranges the next try after a request that delivered nothing.
+func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
+	// A block that fails again and again while others get through is tried
+	// alone, then put aside: one bad block must not hold up the rest.
+	if len(failed) == 1 && c.suspect(failed[0]) {
+		c.parkFailed(failed[0], faults[0], now)
+		return
+	}
+	delay := time.Duration(0)
+	var again []*item
+	for i, it := range failed {
+		delay = max(delay, retryAfter(faults[i]))
+		// What is held may concern one table of several. The window moves on,
+		// so that blocks for the others come to their turn.
+		if Classify(faults[i]) == Hold && it.tries > 0 {
+			c.parkFailed(it, faults[i], now)
+			continue
+		}
+		it.alone = c.suspect(it)
+		note(it, now)
+		again = append(again, it)
+	}
+	c.gate.failed(now, delay)
+	c.win.again(again, false)
+}
+
+// suspect reports whether others were delivered since the block first failed,
+// and it has failed often enough.
+func (c *cycle) suspect(it *item) bool {
+	return it.tries >= suspectAfter && c.gate.success.After(it.failed)
+}
+
+func note(it *item, now time.Time) {
+	if it.tries == 0 {
+		it.failed = now
+	}
+	it.tries++
+}

@@ -1,0 +1,177 @@
+package uploader
+
+import (
+	"slices"
+	"time"
+)
+
+// maxParked bounds how many failed blocks wait aside. Their data is not kept
+// in memory; each is read again when it falls due.
+const maxParked = 4096
+
+// item is one block on its way.
+type item struct {
+	block   Block
+	size    int       // as the sink counts
+	tries   int       // failed so far
+	failed  time.Time // of the first failure
+	alone   bool      // to be sent in a request of its own
+	due     time.Time // parked: when it is read again
+	held    bool      // parked for a reason that an operator has to mend
+	refused string    // parked: why it is to be buried
+}
+
+// request is what one Send gets.
+type request struct {
+	items []*item
+	size  int // sum of the items' sizes
+}
+
+// window is the part of the queue that the loop has at hand: read ahead, under
+// way, or parked after a failure of its own.
+type window struct {
+	after  uint64  // the highest number read
+	ready  []*item // in memory, to be sent in this order
+	parked []*item // without data
+	flying int     // blocks under way
+	bytes  int     // data of ready and flying
+	dry    bool    // the last read found nothing more
+}
+
+// held returns how many blocks are at hand.
+func (w *window) held() int { return len(w.ready) + len(w.parked) + w.flying }
+
+// fill takes up parked blocks that are due, then reads ahead. Data in memory
+// stays below Concurrency × MaxBytes, or one block beyond.
+func (w *window) fill(q Queue, l Limits, now time.Time) error {
+	lanes := max(l.Concurrency, 1)
+	maxBlocks, maxBytes := lanes*max(l.MaxBlocks, 1), lanes*l.MaxBytes
+	if err := w.unpark(q, l, now, maxBlocks, maxBytes); err != nil {
+		return err
+	}
+	for {
+		room := maxBlocks - len(w.ready) - w.flying
+		if room <= 0 || w.bytes >= maxBytes || len(w.parked) >= maxParked {
+			w.dry = false
+			return nil
+		}
+		blocks, err := q.Read(w.after, room, maxBytes-w.bytes)
+		if err != nil {
+			w.dry = false
+			return err
+		}
+		w.dry = len(blocks) == 0
+		if w.dry {
+			return nil
+		}
+		for _, b := range blocks {
+			w.after = max(w.after, b.Number)
+			w.add(&item{block: b}, l)
+		}
+	}
+}
+
+func (w *window) add(it *item, l Limits) {
+	it.size = l.Size(&it.block)
+	w.bytes += len(it.block.Data)
+	w.ready = append(w.ready, it)
+}
+
+// unpark reads again the parked blocks that are due. One that the queue no
+// longer has was evicted meanwhile, and is let go.
+func (w *window) unpark(q Queue, l Limits, now time.Time, maxBlocks, maxBytes int) error {
+	keep := w.parked[:0]
+	var fault error
+	for _, it := range w.parked {
+		room := len(w.ready)+w.flying < maxBlocks && w.bytes < maxBytes
+		if fault != nil || it.refused != "" || now.Before(it.due) || !room {
+			keep = append(keep, it)
+			continue
+		}
+		blocks, err := q.Read(it.block.Number-1, 1, 0)
+		if err != nil {
+			fault = err
+			keep = append(keep, it)
+			continue
+		}
+		if len(blocks) == 1 && blocks[0].Number == it.block.Number {
+			it.block, it.held = blocks[0], false
+			w.add(it, l)
+		}
+	}
+	clear(w.parked[len(keep):])
+	w.parked = keep
+	return fault
+}
+
+// park puts a failed block aside until due.
+func (w *window) park(it *item, due time.Time) {
+	it.block.Data, it.due = nil, due
+	w.parked = append(w.parked, it)
+}
+
+// bury tries again to bury the refused blocks that could not be buried at once.
+func (w *window) bury(q Queue, now time.Time, g *gate) {
+	w.parked = slices.DeleteFunc(w.parked, func(it *item) bool {
+		if it.refused == "" || now.Before(it.due) {
+			return false
+		}
+		if err := q.Bury(it.block.Number, it.refused); err != nil {
+			it.tries++
+			it.due = now.Add(g.policy.Wait(it.tries))
+			return false
+		}
+		return true
+	})
+}
+
+// pack takes the next request from what is ready: as many blocks in order as
+// fit, and always one.
+func (w *window) pack(l Limits) *request {
+	if len(w.ready) == 0 {
+		return nil
+	}
+	req := &request{}
+	for _, it := range w.ready {
+		n := len(req.items)
+		if n > 0 && (n >= l.MaxBlocks || req.size+it.size > l.MaxBytes || it.alone || req.items[0].alone) {
+			break
+		}
+		req.items = append(req.items, it)
+		req.size += it.size
+	}
+	w.ready = slices.Delete(w.ready, 0, len(req.items))
+	w.flying += len(req.items)
+	return req
+}
+
+// landed takes a request's blocks off the count of those under way.
+func (w *window) landed(req *request) {
+	w.flying -= len(req.items)
+	for _, it := range req.items {
+		w.bytes -= len(it.block.Data)
+	}
+}
+
+// again puts blocks back to be sent, before or after the others that are ready.
+func (w *window) again(items []*item, first bool) {
+	for _, it := range items {
+		w.bytes += len(it.block.Data)
+	}
+	if first {
+		w.ready = slices.Insert(w.ready, 0, items...)
+		return
+	}
+	w.ready = append(w.ready, items...)
+}
+
+// holding returns how many parked blocks wait for an operator.
+func (w *window) holding() int {
+	n := 0
+	for _, it := range w.parked {
+		if it.held {
+			n++
+		}
+	}
+	return n
+}
