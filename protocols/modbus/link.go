@@ -147,14 +147,13 @@ func (l *link) read(ctx context.Context, unit uint8, t table, start uint16, coun
 			data, err = c.ReadDiscreteInputs(start, uint16(count))
 		}
 		now := l.clock.Now()
-		l.settle(u, err)
 		var lost *lostError
 		if errors.As(err, &lost) && !fresh && !again {
 			// Devices close connections that they find idle. Reading again
 			// does no harm, and saves a Bad sample.
-			l.nextDial = time.Time{}
 			continue
 		}
+		l.settle(u, err)
 		if err != nil {
 			return nil, now, err
 		}
