@@ -133,11 +133,14 @@ func (c *Config) Validate(src *protocols.SourceConfig) []protocols.Fault {
 		faults = append(faults, protocols.Fault{Path: "tags", Problem: "there are no tags",
 			Hint: "list what to read, each with name, address and type"})
 	}
-	// Tags are checked against limits that make sense, so that one wrong
-	// limit is not reported at every tag.
+	// Tags are checked against settings that make sense, so that one wrong
+	// setting is not reported at every tag.
 	usable := *c
 	if usable.MaxRegisters < 1 || usable.MaxRegisters > specRegisters {
 		usable.MaxRegisters = specRegisters
+	}
+	if usable.AddressBase != 0 && usable.AddressBase != 1 {
+		usable.AddressBase = 0
 	}
 	for i, tag := range src.Tags {
 		p, found := makePoint(tag, i, &usable, src.ScanRate)

@@ -124,7 +124,7 @@ func (t *transport) Send(request []byte) ([]byte, error) {
 					// The rest of the frame would be taken for a header.
 					t.close()
 				}
-				return nil, &timeoutError{after: time.Since(start).Round(time.Millisecond), foreign: foreign}
+				return nil, &timeoutError{after: deadline.Sub(start).Round(time.Millisecond), foreign: foreign}
 			}
 			t.close()
 			return nil, err

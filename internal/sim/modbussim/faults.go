@@ -22,6 +22,8 @@ type Faults struct {
 	Split bool
 	// Exceptions are answered to requests that touch their range.
 	Exceptions []ExceptionRange
+	// Functions are answered with an exception whatever the address.
+	Functions map[byte]Exception
 	// Silent slaves answer nothing.
 	Silent map[uint8]bool
 }
@@ -55,21 +57,21 @@ type verdict struct {
 	exception Exception
 }
 
-func (s *Server) judge(slave uint8, t Table, address uint16, count int) verdict {
+func (s *Server) judge(r *Reply, count int) verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests++
 	f := &s.faults
-	v := verdict{delay: f.Delay, split: f.Split}
+	v := verdict{delay: f.Delay, split: f.Split, exception: f.Functions[r.Function]}
 	for _, e := range f.Exceptions {
-		if (e.Slave == 0 || e.Slave == slave) && e.Table == t && count > e.Joined &&
-			int(address) <= int(e.To) && int(address)+count > int(e.From) {
+		if (e.Slave == 0 || e.Slave == r.Slave) && e.Table == r.Table && count > e.Joined &&
+			int(r.Address) <= int(e.To) && int(r.Address)+count > int(e.From) {
 			v.exception = e.Code
 			break
 		}
 	}
 	switch {
-	case f.Silent[slave]:
+	case f.Silent[r.Slave]:
 		v.drop = true
 	case take(&f.Drop):
 		v.drop = true

@@ -61,7 +61,7 @@ func (x *session) answer(request []byte, arrived time.Time) bool {
 	pdu := request[headerLen:]
 	reply := Reply{Slave: request[6], Function: pdu[0], Arrived: arrived}
 	count, malformed := x.parse(pdu, &reply)
-	v := x.server.judge(reply.Slave, reply.Table, reply.Address, count)
+	v := x.server.judge(&reply, count)
 	if v.delay > 0 {
 		t := time.NewTimer(v.delay)
 		defer t.Stop()
