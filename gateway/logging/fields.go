@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // field is one attribute, flattened: groups stand before the key with dots.
@@ -100,7 +101,7 @@ func appendWord(b []byte, s string) []byte {
 func appendLine(b []byte, s string) []byte {
 	for _, r := range s {
 		if unicode.IsPrint(r) {
-			b = append(b, string(r)...)
+			b = utf8.AppendRune(b, r)
 			continue
 		}
 		q := strconv.QuoteRune(r)

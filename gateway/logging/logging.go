@@ -119,7 +119,7 @@ func isJournal(f *os.File, stream string) bool {
 		return false
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && uint64(st.Dev) == wantDev && uint64(st.Ino) == wantIno
+	return ok && st.Dev == wantDev && st.Ino == wantIno
 }
 
 func isSocket(path string) bool {
