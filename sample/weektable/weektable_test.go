@@ -61,9 +61,9 @@ func TestPlace(t *testing.T) {
 		{now, year, "p-samples-2026-w48"},
 		{now.Add(24 * time.Hour), year, "p-samples-2026-w48"},
 		{now.Add(24*time.Hour + 1), year, "p-samples-unplaced"},
-		{now.Add(-year), year, "p-samples-2025-w48"},
+		{now.Add(-year), year, "p-samples-2025-w47"},
 		{now.Add(-year - 1), year, "p-samples-unplaced"},
-		{now.Add(-10 * year), 0, "p-samples-2016-w48"},
+		{now.Add(-10 * year), 0, "p-samples-2016-w47"},
 		{time.Unix(0, -1), 0, "p-samples-unplaced"},
 	} {
 		if got := Place("p", c.first.UnixNano(), now, c.retention); got != c.want {
