@@ -301,6 +301,9 @@ func TestTicksAreAlignedAndSpread(t *testing.T) {
 	if spread("boiler", time.Second) == spread("mill", time.Second) {
 		t.Error("two sources share their ticks")
 	}
+	if a, b := spread("boiler", 10*time.Millisecond), spread("mill", 10*time.Millisecond); a != b {
+		t.Errorf("two fast sources wake the machine apart, at %s and %s", a, b)
+	}
 	slow := &rate{every: time.Hour, offset: spread("boiler", time.Hour), first: true}
 	if d := slow.after(now).Sub(now); d > firstScanWithin {
 		t.Errorf("at an hourly rate the first scan comes after %s", d)
