@@ -1,0 +1,203 @@
+//go:build interop
+
+package interop
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"testing"
+	"time"
+
+	"millrace/protocols"
+	"millrace/protocols/modbus"
+	"millrace/sample"
+)
+
+// point is one value of the pymodbus device; see servers/modbus_device.py.
+type point struct {
+	Slave   int    `json:"slave"`
+	Table   string `json:"table"`
+	Address int    `json:"address"`
+	Type    string `json:"type"`
+	Order   string `json:"order,omitempty"`
+	Value   any    `json:"value"` // numbers as text, so that JSON does not round them
+}
+
+// plan lays every type in every order into holding and input registers of two
+// slaves, and bits into coils and discrete inputs.
+func plan() (points []point, want []sample.Value) {
+	add := func(p point, v sample.Value) {
+		points, want = append(points, p), append(want, v)
+	}
+	numbers := []struct {
+		typ    string
+		size   int
+		values []any
+	}{
+		{"int16", 1, []any{int64(math.MinInt16), int64(0x0102)}},
+		{"uint16", 1, []any{int64(math.MaxUint16), int64(0x0102)}},
+		{"int32", 2, []any{int64(math.MinInt32), int64(0x01020304), int64(-2)}},
+		{"uint32", 2, []any{int64(math.MaxUint32), int64(0x01020304)}},
+		{"int64", 4, []any{int64(math.MinInt64), int64(math.MaxInt64), int64(0x0102030405060708)}},
+		{"uint64", 4, []any{int64(math.MaxInt64), int64(0x0102030405060708)}},
+		{"float32", 2, []any{float64(float32(230.1)), -1.5, math.MaxFloat32, math.SmallestNonzeroFloat32}},
+		{"float64", 4, []any{230.1, -math.Pi, math.MaxFloat64, math.SmallestNonzeroFloat64}},
+	}
+	for i, table := range []string{"holding", "input"} {
+		slave, at := 1+i*16, 3
+		for _, n := range numbers {
+			for _, order := range []string{"", "ABCD", "CDAB", "BADC", "DCBA"} {
+				for _, v := range n.values {
+					p := point{Slave: slave, Table: table, Address: at, Type: n.typ, Order: order}
+					switch x := v.(type) {
+					case int64:
+						p.Value = strconv.FormatInt(x, 10)
+						add(p, sample.IntValue(x))
+					case float64:
+						p.Value = strconv.FormatFloat(x, 'g', -1, 64)
+						if n.typ == "float32" {
+							x = shortest(float32(x))
+						}
+						add(p, sample.FloatValue(x))
+					}
+					at += n.size
+				}
+			}
+		}
+	}
+	add(point{Slave: 1, Table: "holding", Address: 480, Type: "string", Value: "Pumpe Süd"}, sample.StringValue("Pumpe Süd"))
+	for i := range 20 {
+		on := i%3 == 0
+		add(point{Slave: 1, Table: "coil", Address: 7 + i, Type: "bool", Value: on}, sample.BoolValue(on))
+		add(point{Slave: 1, Table: "discrete", Address: 30 + i, Type: "bool", Value: !on}, sample.BoolValue(!on))
+	}
+	return points, want
+}
+
+// shortest is the float64 with the fewest decimal digits that tell f from its
+// neighbours: what a float32 register is read as (230.1, not 230.10000610351562).
+func shortest(f float32) float64 {
+	x, err := strconv.ParseFloat(strconv.FormatFloat(float64(f), 'g', -1, 32), 64)
+	if err != nil {
+		panic("BUG: a number does not read back: " + err.Error())
+	}
+	return x
+}
+
+func modbusSource(t *testing.T, port int, points []point) (*modbus.Config, *protocols.SourceConfig) {
+	t.Helper()
+	cfg := modbus.Protocol{}.NewConfig().(*modbus.Config)
+	cfg.URL = "tcp://" + address(port)
+	cfg.Timeout = 5 * time.Second
+	src := &protocols.SourceConfig{Name: "pymodbus", Device: "device", ScanRate: 200 * time.Millisecond}
+	for i, p := range points {
+		tag := protocols.Tag{
+			Name:    modbusTag(i),
+			Address: fmt.Sprintf("%d/%s:%d", p.Slave, p.Table, p.Address),
+			Type:    p.Type, Order: p.Order,
+		}
+		if p.Type == "string" {
+			tag.Length = 10 // bytes
+		}
+		src.Tags = append(src.Tags, tag)
+	}
+	return cfg, src
+}
+
+func modbusTag(i int) string { return fmt.Sprintf("plant/device/p%03d", i) }
+
+func TestModbusReadsEveryTypeAndOrderFromPymodbus(t *testing.T) {
+	points, values := plan()
+	_, port := python(t, "modbus_device.py", points)
+	cfg, src := modbusSource(t, port, points)
+	r := run(t, cfg, src)
+	want := map[string]sample.Value{}
+	for i, v := range values {
+		want[modbusTag(i)] = v
+	}
+	r.expect(t, want)
+}
+
+// A device that is killed gives Bad samples, and good ones once it is back.
+func TestModbusSurvivesARestartOfPymodbus(t *testing.T) {
+	points, values := plan()
+	points, values = points[:10], values[:10]
+	device, port := python(t, "modbus_device.py", points)
+	cfg, src := modbusSource(t, port, points)
+	r := run(t, cfg, src)
+	want := map[string]sample.Value{}
+	for i, v := range values {
+		want[modbusTag(i)] = v
+	}
+	r.expect(t, want)
+	device.kill()
+	r.Reset()
+	ready(t, "the device is reported down", r.Health.IsDown)
+	if !r.Wait(patience, func(list []sample.Sample) bool { return len(list) > 0 && list[len(list)-1].Quality.IsBad() }) {
+		t.Error("no Bad sample while the device is away")
+	}
+	again := pythonAt(t, "modbus_device.py", points, port)
+	defer again.stop()
+	r.Reset()
+	r.expect(t, want)
+	if !r.Health.IsUp() {
+		t.Error("the device is not reported up again")
+	}
+}
+
+// A register that the device does not have is Bad; its neighbours are not.
+func TestModbusAddressThatPymodbusDoesNotHave(t *testing.T) {
+	points, values := plan()
+	points, values = points[:10], values[:10]
+	_, port := python(t, "modbus_device.py", points)
+	cfg, src := modbusSource(t, port, points)
+	src.Tags = append(src.Tags, protocols.Tag{Name: "plant/device/missing", Address: "holding:600", Type: "int16"})
+	r := run(t, cfg, src)
+	want := map[string]sample.Value{}
+	for i, v := range values {
+		want[modbusTag(i)] = v
+	}
+	r.expect(t, want)
+	if !r.Wait(patience, func(list []sample.Sample) bool {
+		for i := range list {
+			if list[i].Tag == "plant/device/missing" {
+				return list[i].Quality.IsBad()
+			}
+		}
+		return false
+	}) {
+		t.Error("the missing register is not Bad")
+	}
+}
+
+// What the writer writes, pymodbus gives back in a read of its own.
+func TestModbusWritesToPymodbus(t *testing.T) {
+	points, _ := plan()
+	_, port := python(t, "modbus_device.py", points)
+	cfg, src := modbusSource(t, port, points)
+	r := run(t, cfg, src)
+	w, err := r.Conn.OpenWriter(r.Health)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, tt := range []struct {
+		address, typ string
+		value        sample.Value
+	}{
+		{"holding:500", "uint16", sample.IntValue(0xBEEF)},
+		{"holding:502", "float32 CDAB", sample.FloatValue(-12.25)},
+		{"holding:504", "int64", sample.IntValue(math.MinInt64)},
+		{"17/holding:508", "float64 DCBA", sample.FloatValue(math.Pi)},
+		{"coil:100", "bool", sample.BoolValue(true)},
+	} {
+		if err := w.Write(t.Context(), tt.address, tt.typ, tt.value); err != nil {
+			t.Errorf("write %s: %v", tt.address, err)
+			continue
+		}
+		if got, err := w.Read(t.Context(), tt.address, tt.typ); err != nil || got != tt.value {
+			t.Errorf("%s reads back as %s, %v; want %s", tt.address, got, err, tt.value)
+		}
+	}
+}

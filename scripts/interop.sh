@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Installs real servers from their registries into .cache/interop and runs the
+# tests that millrace passes on them:
+#
+#   Eclipse Mosquitto       Debian, by apt-get download (no root needed), or the one on PATH
+#   pymodbus, asyncua       PyPI, in a virtual environment
+#   ElasticMQ               Maven Central
+#   DynamoDB Local          Maven Central; its licence forbids passing it on, so it stays in .cache
+#
+# A test whose server cannot be installed is skipped and named at the end. With
+# CI set that is a failure, unless this machine cannot have that server at all.
+# Arguments are handed to go test: scripts/interop.sh -run Modbus
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+root=$PWD
+cache=$root/.cache/interop
+servers=$root/internal/interop/servers
+mkdir -p "$cache"
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+failed=()  # should be here, and could not be installed
+excused=() # cannot be had on this machine
+
+have() { command -v "$1" >/dev/null; }
+
+# install NAME STAMP FUNCTION installs unless the same version is there.
+install() {
+	local name=$1 stamp=$2 how=$3
+	if [ -f "$cache/$name/.installed" ] && [ "$(cat "$cache/$name/.installed")" = "$stamp" ]; then
+		echo "interop: $name $stamp is installed"
+		return 0
+	fi
+	echo "interop: installing $name $stamp"
+	rm -rf "${cache:?}/$name"
+	mkdir -p "$cache/$name"
+	if "$how" "$cache/$name" >"$logs/$name" 2>&1; then
+		echo "$stamp" >"$cache/$name/.installed"
+		return 0
+	fi
+	echo "interop: $name could not be installed:" >&2
+	tail -n 8 "$logs/$name" | sed 's/^/    /' >&2
+	failed+=("$name")
+	return 1
+}
+
+# Functions called through install run without set -e, so their steps are
+# joined by &&.
+install_mosquitto() {
+	local packages
+	# What is missing here, mosquitto itself among it; nothing is installed.
+	packages=$(apt-get -s install --no-install-recommends mosquitto | awk '/^Inst/ {print $2}') || packages=
+	if [ -z "$packages" ] && [ "$(id -u)" = 0 ]; then
+		apt-get update &&
+			packages=$(apt-get -s install --no-install-recommends mosquitto | awk '/^Inst/ {print $2}')
+	fi
+	[ -n "$packages" ] || return 1
+	(
+		# shellcheck disable=SC2086
+		cd "$1" && apt-get download $packages &&
+			for deb in *.deb; do dpkg -x "$deb" . || exit 1; done &&
+			rm -- *.deb
+	) && cat >"$1/mosquitto" <<-'RUN'
+		#!/bin/sh
+		here=$(dirname "$0")
+		LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu*:"$here"/lib/*-linux-gnu* | tr ' ' :)
+		export LD_LIBRARY_PATH
+		exec "$here/usr/sbin/mosquitto" "$@"
+	RUN
+	chmod +x "$1/mosquitto" && "$1/mosquitto" -h | grep -q '^mosquitto version'
+}
+
+install_python() {
+	"$python" -m venv "$1" &&
+		"$1/bin/pip" install --quiet --requirement "$servers/requirements.txt" &&
+		"$1/bin/python" -c 'import asyncua, pymodbus'
+}
+
+install_jars() {
+	mvn --batch-mode --quiet --file "$servers/$(basename "$1").pom.xml" \
+		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$1"
+}
+
+version_in() { sed -n "s|.*<version>\([0-9.]*\.[0-9.]*\)</version>.*|\1|p" "$servers/$1.pom.xml"; }
+
+if have mosquitto; then
+	export MILLRACE_INTEROP_MOSQUITTO=$(command -v mosquitto)
+elif have apt-get && have dpkg; then
+	stamp=$(apt-cache policy mosquitto | sed -n 's/ *Candidate: //p')
+	install mosquitto "debian-${stamp:-?}" install_mosquitto &&
+		export MILLRACE_INTEROP_MOSQUITTO=$cache/mosquitto/mosquitto
+else
+	excused+=("mosquitto: neither on PATH nor is there apt-get")
+fi || true
+
+# Debian's own interpreter has the venv module's parts; one from elsewhere may not.
+python=/usr/bin/python3
+[ -x "$python" ] || python=$(command -v python3 || true)
+if [ -n "$python" ]; then
+	install python "$(grep -v '^#' "$servers/requirements.txt" | paste -sd ' ')" install_python &&
+		export MILLRACE_INTEROP_PYTHON=$cache/python/bin/python
+else
+	excused+=("python: there is no python3")
+fi || true
+
+if have java && have mvn; then
+	install elasticmq "$(version_in elasticmq)" install_jars &&
+		export MILLRACE_INTEROP_ELASTICMQ=$cache/elasticmq
+	if [ "$(uname -m)" = x86_64 ]; then
+		install dynamodb "$(version_in dynamodb)" install_jars &&
+			export MILLRACE_INTEROP_DYNAMODB=$cache/dynamodb
+	else
+		excused+=("dynamodb: its native library is for x86_64 only")
+	fi
+else
+	excused+=("elasticmq, dynamodb: java and mvn are needed")
+fi || true
+
+echo
+code=0
+go test -tags interop -count 1 -timeout 20m -v ./internal/interop/... ./sample/block/... "$@" 2>&1 | tee "$logs/test" |
+	grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' || code=${PIPESTATUS[0]}
+
+# Of the tests, those at the top level are counted.
+passed=$(grep -c '^--- PASS' "$logs/test" || true)
+skipped=$(grep -c '^ *--- SKIP' "$logs/test" || true)
+echo
+if [ "$skipped" -gt 0 ]; then
+	echo "Skipped:"
+	grep -A1 '^ *--- SKIP' "$logs/test" | sed -n 's/^ *--- SKIP: \([^ ]*\).*/  \1/p; s/^ *[a-z_]*_test.go:[0-9]*: /    /p'
+fi
+for why in "${excused[@]}"; do echo "Not to be had here: $why"; done
+for name in "${failed[@]}"; do echo "Could not be installed: $name"; done
+if [ "$code" != 0 ]; then
+	echo "interop: FAILED, $passed passed, $skipped skipped"
+	exit 1
+fi
+if [ -n "${CI:-}" ] && { [ ${#failed[@]} -gt 0 ] || { [ "$skipped" -gt 0 ] && [ ${#excused[@]} = 0 ]; }; }; then
+	echo "interop: FAILED, $passed passed, $skipped skipped that should run"
+	exit 1
+fi
+echo "interop: $passed passed, $skipped skipped"
