@@ -125,7 +125,7 @@ func TestWriteRefusesBeforeTheWire(t *testing.T) {
 	}
 }
 
-// oldDevice knows one pair of write functions only.
+// The device knows the functions for several values only.
 func TestWriteFallsBackToTheOtherFunction(t *testing.T) {
 	b := &bank{}
 	var seen []byte
@@ -141,6 +141,7 @@ func TestWriteFallsBackToTheOtherFunction(t *testing.T) {
 	if b.registers[9].Load() != 77 || b.coils[9].Load() != 1 {
 		t.Error("the values did not arrive")
 	}
+	sim.Stop() // the last reply is reported by then
 	if string(seen) != "\x06\x10\x05\x0F" {
 		t.Errorf("functions % x", seen)
 	}

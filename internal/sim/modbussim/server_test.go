@@ -113,6 +113,7 @@ func TestFrames(t *testing.T) {
 			t.Errorf("% x: got % x, %v; want % x", x.pdu, frame, err, x.want)
 		}
 	}
+	s.Stop() // the last reply is reported by then
 	want := []uint16{0xAC, 1, 1, 3, 0x13, 1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 10, 258}
 	mu.Lock()
 	defer mu.Unlock()
@@ -172,6 +173,7 @@ func TestFaultsAreWhatTheySay(t *testing.T) {
 	if f, err := c.ask(7, read); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("truncated: % x, %v", f, err)
 	}
+	s.Stop()
 	mu.Lock()
 	defer mu.Unlock()
 	want := []string{FaultTransaction, FaultLate, "", "", ""}
