@@ -158,7 +158,7 @@ func TestMessages(t *testing.T) {
 		want string
 	}{
 		{"no answer", func() { sim.SetFaults(modbussim.Faults{Drop: -1}) },
-			"modbus tcp://" + addr + ": tag plant/dev/t0: read slave 1 holding 5: no answer within 200ms; check that the device is powered and its slave number, then raise connection.timeout"},
+			"modbus tcp://" + addr + ": tag plant/dev/t0: read slave 1 holding 5: no answer within 500ms; check that the device is powered and its slave number, then raise connection.timeout"},
 		{"refused", sim.Stop,
 			"modbus tcp://" + addr + ": tag plant/dev/t0: read slave 1 holding 5: cannot connect: connection refused; check the device, its address and port, the network, and whether it allows another connection"},
 	} {

@@ -89,9 +89,9 @@ func TestForeignAnswersAreNotTaken(t *testing.T) {
 func TestAnswerSlowerThanTheTimeout(t *testing.T) {
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	cfg := testConfig(sim)
-	cfg.Timeout = 60 * time.Millisecond
+	cfg.Timeout = 200 * time.Millisecond
 	l := testLink(t, cfg)
-	sim.SetFaults(modbussim.Faults{Delay: 90 * time.Millisecond})
+	sim.SetFaults(modbussim.Faults{Delay: 250 * time.Millisecond})
 	if _, err := readWord(l, 1); err == nil {
 		t.Fatal("the first read did not time out")
 	}
@@ -181,7 +181,7 @@ func TestSilentUnitLeavesTimeToOthers(t *testing.T) {
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	sim.SetFaults(modbussim.Faults{Silent: map[uint8]bool{9: true}})
 	cfg := testConfig(sim)
-	cfg.Timeout = 30 * time.Millisecond
+	cfg.Timeout = 150 * time.Millisecond
 	l := testLink(t, cfg)
 	l.retry.Base, l.retry.Max = time.Hour, 2*time.Hour
 	var buf [maxADU]byte

@@ -178,7 +178,7 @@ func TestExceptionsAndTheirQuality(t *testing.T) {
 func TestSilentSlaveCostsOneTimeoutPerScan(t *testing.T) {
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	cfg := testConfig(sim)
-	cfg.Timeout = 50 * time.Millisecond
+	cfg.Timeout = 200 * time.Millisecond
 	r := newRig(t, cfg, addresses("1/holding:1", "7/holding:2", "7/input:3", "7/coil:4", "8/holding:5")...)
 	sim.SetFaults(modbussim.Faults{Silent: map[uint8]bool{7: true}})
 	want := "t0=1 t1=BadTimeout t2=BadTimeout t3=BadTimeout t4=5"

@@ -33,7 +33,7 @@ func startSim(t testing.TB, opts modbussim.Options) *modbussim.Server {
 func testConfig(sim *modbussim.Server) *Config {
 	c := Protocol{}.NewConfig().(*Config)
 	c.URL = sim.URL()
-	c.Timeout = 200 * time.Millisecond
+	c.Timeout = 500 * time.Millisecond
 	return c
 }
 

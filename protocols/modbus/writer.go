@@ -236,7 +236,7 @@ func encode(b []byte, p point, v sample.Value) error {
 		// n >= 2^53 may round up to the bound; the two types with such bounds
 		// hold every such n.
 		if p.typ.registers() < 4 && (float64(n) < s.low || float64(n) >= s.high) || p.typ == typeUint64 && n < 0 {
-			return fmt.Errorf("it is outside of a %s, %.0f to %.0f", p.typ, s.low, s.high-1)
+			return fmt.Errorf("it is outside of %s, %.0f to %.0f", p.typ, s.low, s.high-1)
 		}
 		p.order.put(b, uint64(n))
 		return nil
@@ -248,7 +248,7 @@ func encode(b []byte, p point, v sample.Value) error {
 	case f != math.Trunc(f): // true for NaN as well
 		return fmt.Errorf("a %s takes whole numbers only", p.typ)
 	case f < s.low || f >= s.high:
-		return fmt.Errorf("it is outside of a %s, %.0f to %.0f", p.typ, s.low, s.high-1)
+		return fmt.Errorf("it is outside of %s, %.0f to %.0f", p.typ, s.low, s.high-1)
 	case p.typ == typeUint64:
 		p.order.put(b, uint64(f))
 	default:

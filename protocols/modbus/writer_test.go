@@ -86,14 +86,14 @@ func TestWriteRefusesBeforeTheWire(t *testing.T) {
 		v            sample.Value
 		want         string
 	}{
-		{"holding:1", "uint16", sample.IntValue(70000), "outside of a uint16, 0 to 65535"},
-		{"holding:1", "uint16", sample.IntValue(-1), "outside of a uint16"},
+		{"holding:1", "uint16", sample.IntValue(70000), "outside of uint16, 0 to 65535"},
+		{"holding:1", "uint16", sample.IntValue(-1), "outside of uint16"},
 		{"holding:1", "int16", sample.IntValue(32768), "-32768 to 32767"},
-		{"holding:1", "uint32", sample.IntValue(1 << 32), "outside of a uint32"},
-		{"holding:1", "int32", sample.FloatValue(1 << 31), "outside of a int32"},
-		{"holding:1", "uint64", sample.IntValue(-1), "outside of a uint64"},
-		{"holding:1", "uint64", sample.FloatValue(1 << 64), "outside of a uint64"},
-		{"holding:1", "int64", sample.FloatValue(1 << 63), "outside of a int64"},
+		{"holding:1", "uint32", sample.IntValue(1 << 32), "outside of uint32"},
+		{"holding:1", "int32", sample.FloatValue(1 << 31), "outside of int32"},
+		{"holding:1", "uint64", sample.IntValue(-1), "outside of uint64"},
+		{"holding:1", "uint64", sample.FloatValue(1 << 64), "outside of uint64"},
+		{"holding:1", "int64", sample.FloatValue(1 << 63), "outside of int64"},
 		{"holding:1", "uint16", sample.FloatValue(1.5), "whole numbers only"},
 		{"holding:1", "uint16", sample.FloatValue(math.NaN()), "whole numbers only"},
 		{"holding:1", "uint16", sample.FloatValue(math.Inf(1)), "outside"},

@@ -54,6 +54,7 @@ type Options struct {
 	Write func(slave uint8, t Table, address uint16, values []uint16) Exception
 	// OnReply is told of each reply once all its bytes are written. It runs
 	// before Stop returns, and before the connection's next request is read.
+	// It may not call Stop, Resume or Disconnect.
 	OnReply func(Reply)
 }
 
