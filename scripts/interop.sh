@@ -64,11 +64,14 @@ install_mosquitto() {
 	) && cat >"$1/mosquitto" <<-'RUN'
 		#!/bin/sh
 		here=$(dirname "$0")
-		LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu*:"$here"/lib/*-linux-gnu* | tr ' ' :)
+		for dir in "$here"/usr/lib/*-linux-gnu* "$here"/lib/*-linux-gnu*; do
+			LD_LIBRARY_PATH=$dir:${LD_LIBRARY_PATH:-}
+		done
 		export LD_LIBRARY_PATH
 		exec "$here/usr/sbin/mosquitto" "$@"
 	RUN
-	chmod +x "$1/mosquitto" && "$1/mosquitto" -h | grep -q '^mosquitto version'
+	# Its exit code for -h is not 0, so the text is looked at.
+	chmod +x "$1/mosquitto" && [ -n "$("$1/mosquitto" -h | sed -n '/^mosquitto version/p')" ]
 }
 
 install_python() {
