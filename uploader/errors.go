@@ -65,7 +65,7 @@ func (e *SendError) Error() string {
 		b.WriteString(" " + e.Object)
 	}
 	if e.Err != nil {
-		b.WriteString(": " + strings.Join(strings.Fields(e.Err.Error()), " "))
+		b.WriteString(": " + strings.TrimSuffix(strings.Join(strings.Fields(e.Err.Error()), " "), "."))
 	}
 	if e.Hint != "" {
 		b.WriteString("; " + e.Hint)

@@ -6,8 +6,8 @@ import (
 	"millrace/internal/backoff"
 )
 
-// suspectAfter is how often a block may fail together with others, while the
-// sink works for the rest, before it is tried in a request of its own.
+// suspectAfter is how often a block may fail together with others before it is
+// tried in a request of its own.
 const suspectAfter = 3
 
 // gate holds everything back while the endpoint as a whole fails: after each
@@ -48,18 +48,10 @@ func (c *cycle) settle(r result) {
 	delete(c.inFlight, r.req)
 	c.win.landed(r.req)
 
-	if len(r.outcomes) > 1 && sameError(r.outcomes) && Classify(r.outcomes[0]) == Permanent {
-		// The endpoint does not say which of the blocks it minds.
-		for _, it := range r.req.items {
-			it.alone, it.tries = true, it.tries+1
-		}
-		c.win.again(r.req.items, true)
-		return
-	}
-
 	var acked []uint64
-	var failed []*item
+	var failed, alone []*item
 	var faults []error
+	shared := sharedErrors(r.outcomes)
 	answered, throttled := false, false
 	delay := time.Duration(0)
 	for i, it := range r.req.items {
@@ -72,8 +64,14 @@ func (c *cycle) settle(r result) {
 		}
 		switch Classify(err) {
 		case Permanent:
-			c.refuse(it, err, now)
 			answered = true
+			if shared(err) {
+				// The endpoint does not say which of the blocks it minds.
+				it.alone, it.tries = true, it.tries+1
+				alone = append(alone, it)
+				continue
+			}
+			c.refuse(it, err, now)
 			continue
 		case Throttled:
 			throttled = true
@@ -84,6 +82,7 @@ func (c *cycle) settle(r result) {
 	if len(acked) > 0 {
 		c.queue.Ack(acked...)
 	}
+	c.win.again(alone, true)
 	if throttled {
 		c.pace.throttled(now, delay)
 	} else {
@@ -123,10 +122,10 @@ func (c *cycle) parkFailed(it *item, err error, now time.Time) {
 
 // wholeFailed arranges the next try after a request that delivered nothing.
 func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
-	// A block that fails again and again while others get through is tried
-	// alone, then put aside: one bad block must not hold up the rest.
-	if len(failed) == 1 && c.suspect(failed[0]) {
-		c.parkFailed(failed[0], faults[0], now)
+	if c.othersPass(failed, faults) {
+		for i, it := range failed {
+			c.parkFailed(it, faults[i], now)
+		}
 		return
 	}
 	delay := time.Duration(0)
@@ -135,22 +134,30 @@ func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
 		delay = max(delay, retryAfter(faults[i]))
 		// What is held may concern one table of several. The window moves on,
 		// so that blocks for the others come to their turn.
-		if Classify(faults[i]) == Hold && it.tries > 0 {
+		if Classify(faults[i]) == Hold {
 			c.parkFailed(it, faults[i], now)
 			continue
 		}
-		it.alone = c.suspect(it)
 		note(it, now)
+		it.alone = it.tries >= suspectAfter
 		again = append(again, it)
 	}
 	c.gate.failed(now, delay)
 	c.win.again(again, false)
 }
 
-// suspect reports whether others were delivered since the block first failed,
-// and it has failed often enough.
-func (c *cycle) suspect(it *item) bool {
-	return it.tries >= suspectAfter && c.gate.success.After(it.failed)
+// othersPass reports whether the failure is known to be these blocks' own:
+// others were delivered since each of them failed first, and they are held (one
+// table of several may be missing) or have often failed, the last time alone.
+// They are put aside then, so that they do not hold up the rest.
+func (c *cycle) othersPass(failed []*item, faults []error) bool {
+	for i, it := range failed {
+		often := len(failed) == 1 && it.tries >= suspectAfter
+		if it.tries == 0 || !c.gate.success.After(it.failed) || !often && Classify(faults[i]) != Hold {
+			return false
+		}
+	}
+	return true
 }
 
 func note(it *item, now time.Time) {

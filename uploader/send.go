@@ -32,17 +32,19 @@ func (c *cycle) send(ctx context.Context, req *request) {
 	c.results <- result{req, outcomes}
 }
 
-// sameError reports whether every outcome is one and the same error, which is
-// how a sink says that the request failed as a whole.
-func sameError(outcomes []error) bool {
-	var first, other *SendError
-	if !errors.As(outcomes[0], &first) {
-		return false
+// sharedErrors returns a function that tells whether an outcome's error is also
+// another block's, which is how a sink says that a request failed as a whole.
+func sharedErrors(outcomes []error) func(error) bool {
+	blocks := map[*SendError]int{}
+	of := func(err error) *SendError {
+		var se *SendError
+		errors.As(err, &se)
+		return se
 	}
-	for _, err := range outcomes[1:] {
-		if !errors.As(err, &other) || other != first {
-			return false
+	for _, err := range outcomes {
+		if err != nil {
+			blocks[of(err)]++
 		}
 	}
-	return true
+	return func(err error) bool { return blocks[of(err)] > 1 }
 }

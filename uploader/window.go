@@ -41,27 +41,34 @@ type window struct {
 // held returns how many blocks are at hand.
 func (w *window) held() int { return len(w.ready) + len(w.parked) + w.flying }
 
-// fill takes up parked blocks that are due, then reads ahead. Data in memory
-// stays below Concurrency × MaxBytes, or one block beyond.
+// fill reads ahead, and takes up parked blocks that are due. Each kind leaves
+// half of the room to the other, so that neither starves the other. Data in memory stays below Concurrency × MaxBytes, or one block beyond.
 func (w *window) fill(q Queue, l Limits, now time.Time) error {
 	lanes := max(l.Concurrency, 1)
 	maxBlocks, maxBytes := lanes*max(l.MaxBlocks, 1), lanes*l.MaxBytes
-	if err := w.unpark(q, l, now, maxBlocks, maxBytes); err != nil {
+	share := maxBlocks
+	if w.due(now) > 0 {
+		share = (len(w.ready) + w.flying + maxBlocks + 1) / 2
+	}
+	if err := w.readAhead(q, l, share, maxBytes); err != nil {
 		return err
 	}
+	return w.unpark(q, l, now, maxBlocks, maxBytes)
+}
+
+func (w *window) readAhead(q Queue, l Limits, maxBlocks, maxBytes int) error {
 	for {
+		w.dry = false
 		room := maxBlocks - len(w.ready) - w.flying
 		if room <= 0 || w.bytes >= maxBytes || len(w.parked) >= maxParked {
-			w.dry = false
 			return nil
 		}
 		blocks, err := q.Read(w.after, room, maxBytes-w.bytes)
 		if err != nil {
-			w.dry = false
 			return err
 		}
-		w.dry = len(blocks) == 0
-		if w.dry {
+		if len(blocks) == 0 {
+			w.dry = true
 			return nil
 		}
 		for _, b := range blocks {
@@ -69,6 +76,17 @@ func (w *window) fill(q Queue, l Limits, now time.Time) error {
 			w.add(&item{block: b}, l)
 		}
 	}
+}
+
+// due counts the parked blocks that wait to be sent again now.
+func (w *window) due(now time.Time) int {
+	n := 0
+	for _, it := range w.parked {
+		if it.refused == "" && !now.Before(it.due) {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *window) add(it *item, l Limits) {
@@ -82,8 +100,14 @@ func (w *window) add(it *item, l Limits) {
 func (w *window) unpark(q Queue, l Limits, now time.Time, maxBlocks, maxBytes int) error {
 	keep := w.parked[:0]
 	var fault error
+	again := 0 // blocks in ready that have failed before
+	for _, it := range w.ready {
+		if it.tries > 0 {
+			again++
+		}
+	}
 	for _, it := range w.parked {
-		room := len(w.ready)+w.flying < maxBlocks && w.bytes < maxBytes
+		room := again < max(maxBlocks/2, 1) && len(w.ready)+w.flying < maxBlocks && w.bytes < maxBytes
 		if fault != nil || it.refused != "" || now.Before(it.due) || !room {
 			keep = append(keep, it)
 			continue
@@ -97,6 +121,7 @@ func (w *window) unpark(q Queue, l Limits, now time.Time, maxBlocks, maxBytes in
 		if len(blocks) == 1 && blocks[0].Number == it.block.Number {
 			it.block, it.held = blocks[0], false
 			w.add(it, l)
+			again++
 		}
 	}
 	clear(w.parked[len(keep):])

@@ -1,0 +1,5 @@
+package sqs
+
+import "errors"
+
+func makeJSON([]byte) (string, error) { return "", errors.New("pending") }

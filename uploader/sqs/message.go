@@ -1,0 +1,147 @@
+package sqs
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"millrace/sample/block"
+	"millrace/uploader"
+)
+
+// The values of the attribute schema.
+const (
+	SchemaBlock = "millrace.block.v1"
+	SchemaJSON  = "millrace.json.v1"
+)
+
+// The message attributes. A consumer can filter on them without the body.
+const (
+	AttrSchema  = "schema"  // String: SchemaBlock or SchemaJSON
+	AttrSite    = "site"    // String
+	AttrGateway = "gateway" // String
+	AttrStream  = "stream"  // String
+	AttrEpoch   = "epoch"   // String: 16 hexadecimal digits
+	AttrSeq     = "seq"     // Number: of the block in its stream and epoch
+	AttrFirst   = "first"   // Number: time of the first sample, ns since the Unix epoch
+	AttrLast    = "last"    // Number: time of the last sample
+	AttrCount   = "count"   // Number: samples in the block
+)
+
+const (
+	typeString = "String"
+	typeNumber = "Number"
+)
+
+// field is one attribute of a message.
+type field struct{ name, kind, value string }
+
+func (s *sink) fields(b *uploader.Block) [9]field {
+	h := &b.Header
+	return [9]field{
+		{AttrSchema, typeString, s.schema},
+		{AttrSite, typeString, h.Site},
+		{AttrGateway, typeString, h.Gateway},
+		{AttrStream, typeString, h.Stream},
+		{AttrEpoch, typeString, fmt.Sprintf("%016x", h.Epoch)},
+		{AttrSeq, typeNumber, strconv.FormatUint(h.Seq, 10)},
+		{AttrFirst, typeNumber, strconv.FormatInt(h.First, 10)},
+		{AttrLast, typeNumber, strconv.FormatInt(h.Last, 10)},
+		{AttrCount, typeNumber, strconv.Itoa(h.Count)},
+	}
+}
+
+func (s *sink) attributes(b *uploader.Block) map[string]types.MessageAttributeValue {
+	out := map[string]types.MessageAttributeValue{}
+	for _, f := range s.fields(b) {
+		out[f.name] = types.MessageAttributeValue{DataType: aws.String(f.kind), StringValue: aws.String(f.value)}
+	}
+	return out
+}
+
+// attributesSize counts as SQS does: name, data type and value of each. SQS
+// Developer Guide, "Amazon SQS message metadata".
+func (s *sink) attributesSize(b *uploader.Block) int {
+	n := 0
+	for _, f := range s.fields(b) {
+		n += len(f.name) + len(f.kind) + len(f.value)
+	}
+	return n
+}
+
+func blockBody(b *uploader.Block) (string, error) {
+	return base64.StdEncoding.EncodeToString(b.Data), nil
+}
+
+func blockBodySize(b *uploader.Block) int { return base64.StdEncoding.EncodedLen(len(b.Data)) }
+
+// groupID keeps one stream's messages in order, and other streams and gateways
+// apart. It is in the characters that SQS allows, whatever the site's name.
+func groupID(h *block.Header) string {
+	sum := sha256.Sum256([]byte(h.Site + "#" + h.Gateway + "#" + h.Stream))
+	return hex.EncodeToString(sum[:16])
+}
+
+// dedupID is the same for the same block, so that a FIFO queue takes one that
+// is sent again after a lost answer once.
+func dedupID(b *uploader.Block) string {
+	sum := sha256.Sum256([]byte(b.Header.Identity()))
+	return hex.EncodeToString(sum[:])
+}
+
+// jsonBodies makes bodies in the JSON form. Its size is known only once it is
+// made, so bodies are kept between Size and Send, a bounded number of them.
+type jsonBodies struct {
+	most int
+
+	mu   sync.Mutex
+	kept map[uint64]jsonBody
+}
+
+type jsonBody struct {
+	text string
+	err  error
+}
+
+func newJSONBodies(most int) *jsonBodies {
+	return &jsonBodies{most: most, kept: map[uint64]jsonBody{}}
+}
+
+func (j *jsonBodies) body(b *uploader.Block) (string, error) {
+	j.mu.Lock()
+	made, ok := j.kept[b.Number]
+	j.mu.Unlock()
+	if ok {
+		return made.text, made.err
+	}
+	made.text, made.err = makeJSON(b.Data)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.kept) >= j.most {
+		oldest := slices.Min(slices.Collect(maps.Keys(j.kept)))
+		delete(j.kept, oldest)
+	}
+	j.kept[b.Number] = made
+	return made.text, made.err
+}
+
+// size is that of the body; a block that cannot be made into one counts as
+// empty, and Send says why.
+func (j *jsonBodies) size(b *uploader.Block) int {
+	text, _ := j.body(b)
+	return len(text)
+}
+
+func (j *jsonBodies) forget(number uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.kept, number)
+}
