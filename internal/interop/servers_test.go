@@ -291,3 +291,19 @@ func write(t *testing.T, name, format string, args ...any) string {
 	}
 	return path
 }
+
+// otherAddresses lists this machine's IPv4 addresses beside the loopback's.
+func otherAddresses(t *testing.T) []string {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
+			out = append(out, n.IP.String())
+		}
+	}
+	return out
+}
