@@ -165,35 +165,49 @@ type single struct {
 	ReturnValuesOnConditionCheckFailure string
 }
 
-// open decodes a request, finds its table and checks its condition.
-func (t *tables) open(c *call) (*single, *table, item, *params, *apiError) {
+// oneItem is a request for one item, on its way.
+type oneItem struct {
+	*single
+	table *table
+	old   item // what is stored, nil where nothing is
+	p     *params
+	cond  *cond
+}
+
+// open decodes a request, finds its table and item, and reads its condition.
+func (t *tables) open(c *call) (*oneItem, *apiError) {
 	in := &single{}
 	if err := c.decode(in); err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
 	tb, err := t.active(in.TableName)
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
 	key := in.Key
 	if in.Item != nil {
 		if err := tb.checkItem(in.Item); err != nil {
-			return nil, nil, nil, nil, err
+			return nil, err
 		}
 		key = tb.keyOf(in.Item)
 	} else if err := tb.checkKey(key); err != nil {
-		return nil, nil, nil, nil, err
+		return nil, err
 	}
-	p := newParams(in.ExpressionAttributeNames, in.ExpressionAttributeValues)
-	cond, err := parseCond(in.ConditionExpression, p)
-	if err != nil {
-		return nil, nil, nil, nil, err
+	o := &oneItem{single: in, table: tb, old: tb.lookup(key), p: newParams(in.ExpressionAttributeNames, in.ExpressionAttributeValues)}
+	o.cond, err = parseCond(in.ConditionExpression, o.p)
+	return o, err
+}
+
+// check ends the reading of a request: every substitute is used, and the
+// condition holds.
+func (o *oneItem) check() *apiError {
+	if err := o.p.checkUsed(); err != nil {
+		return err
 	}
-	old := tb.lookup(key)
-	if cond != nil && !cond.holds(old) {
-		return nil, nil, nil, nil, badRequest("ConditionalCheckFailedException", "The conditional request failed")
+	if o.cond != nil && !o.cond.holds(o.old) {
+		return badRequest("ConditionalCheckFailedException", "The conditional request failed")
 	}
-	return in, tb, old, p, nil
+	return nil
 }
 
 // returned builds the Attributes of an answer.
@@ -209,49 +223,49 @@ func returned(want string, old, now item) any {
 }
 
 func (t *tables) put(c *call) (any, *apiError) {
-	in, tb, old, p, err := t.open(c)
+	o, err := t.open(c)
 	if err != nil {
 		return nil, err
 	}
-	if in.Item == nil {
+	if o.Item == nil {
 		return nil, validation("Item must not be null")
 	}
-	if err := p.checkUsed(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
-	tb.store(in.Item)
-	return returned(in.ReturnValues, old, nil), tb.accept(c, in.Item)
+	o.table.store(o.Item)
+	return returned(o.ReturnValues, o.old, nil), o.table.accept(c, o.Item)
 }
 
 func (t *tables) get(c *call) (any, *apiError) {
-	in, _, old, p, err := t.open(c)
+	o, err := t.open(c)
 	if err != nil {
 		return nil, err
 	}
-	project, err := parseProjection(in.ProjectionExpression, p)
+	project, err := parseProjection(o.ProjectionExpression, o.p)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkUsed(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	out := map[string]item{}
-	if old != nil {
-		out["Item"] = project.of(old)
+	if o.old != nil {
+		out["Item"] = project.of(o.old)
 	}
 	return out, nil
 }
 
 func (t *tables) deleteItem(c *call) (any, *apiError) {
-	in, tb, old, p, err := t.open(c)
+	o, err := t.open(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkUsed(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
-	tb.remove(in.Key)
-	return returned(in.ReturnValues, old, nil), nil
+	o.table.remove(o.Key)
+	return returned(o.ReturnValues, o.old, nil), nil
 }
 
 // projection is a list of attribute names; nil is all.

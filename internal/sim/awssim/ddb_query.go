@@ -192,28 +192,30 @@ func (tb *table) scan(in *search) ([]item, *apiError) {
 
 // updateItem knows SET with values, paths, + and -, if_not_exists, and REMOVE.
 func (t *tables) updateItem(c *call) (any, *apiError) {
-	in, tb, old, p, err := t.open(c)
+	o, err := t.open(c)
 	if err != nil {
 		return nil, err
 	}
-	now := old.clone()
-	for k, v := range in.Key {
+	now := o.old.clone()
+	for k, v := range o.Key {
 		now[k] = v
 	}
-	if in.UpdateExpression != "" {
-		ps := &parser{tokenize(in.UpdateExpression), p}
-		if err := ps.update(tb, old, now); err != nil {
-			return nil, validation("Invalid UpdateExpression: " + err.Error())
-		}
+	var fault error
+	if o.UpdateExpression != "" {
+		ps := &parser{tokenize(o.UpdateExpression), o.p}
+		fault = ps.update(o.table, o.old, now)
 	}
-	if err := p.checkUsed(); err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if err := tb.checkItem(now); err != nil {
+	if fault != nil {
+		return nil, validation("Invalid UpdateExpression: " + fault.Error())
+	}
+	if err := o.table.checkItem(now); err != nil {
 		return nil, err
 	}
-	tb.store(now)
-	return returned(in.ReturnValues, old, now), tb.accept(c, now)
+	o.table.store(now)
+	return returned(o.ReturnValues, o.old, now), o.table.accept(c, now)
 }
 
 // update applies an update expression: old is read, now is changed.
