@@ -50,8 +50,9 @@ type Cause string
 
 // The causes of a loss that the spool itself can see.
 const (
-	CauseEvicted Cause = "evicted" // the size bound, policy drop_oldest
-	CauseCorrupt Cause = "corrupt"
+	CauseEvicted  Cause = "evicted" // the size bound, policy drop_oldest
+	CauseCorrupt  Cause = "corrupt"
+	CauseRejected Cause = "rejected" // a dead letter that an operator dropped
 )
 
 // Loss is one declared loss. It stays in the spool until a commit settles it.

@@ -1,0 +1,105 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// createSegment makes a file that is complete and durable before it has its
+// name, so that a crash leaves either all of it or a temporary file.
+func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error) {
+	temp := g.path + tempSuffix
+	if err := os.RemoveAll(temp); err != nil {
+		return err
+	}
+	db, err := openTail(temp, &s.o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close(), os.RemoveAll(temp))
+		}
+	}()
+	if err := s.hooks.at("segment opened"); err != nil {
+		return err
+	}
+	err = guard(temp, func() error {
+		return db.Update(func(tx *bolt.Tx) error {
+			if err := createBuckets(tx); err != nil {
+				return err
+			}
+			return fill(tx)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.hooks.at("segment filled"); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, g.path); err != nil {
+		return err
+	}
+	if err := s.hooks.at("segment renamed"); err != nil {
+		return s.breakDown("rotate", err)
+	}
+	if err := syncDir(s.o.Dir); err != nil {
+		// Which of the two segments a restart finds is open now.
+		return s.breakDown("rotate", err)
+	}
+	g.db = db
+	g.size, err = fileSize(g.path)
+	return err
+}
+
+// rotateTail starts a new tail with a copy of the state. What the open tier
+// holds still goes with it.
+func (s *Spool) rotateTail() error {
+	var full *FullError
+	// Where there is nothing else to give up, rotation is what makes the old
+	// tail something that can be given up.
+	if err := s.makeRoom(s.o.growthStep()); err != nil && !errors.As(err, &full) {
+		return err
+	}
+	old := s.tail()
+	s.mu.Lock()
+	g := &segment{id: old.id + 1, path: segmentPath(s.o.Dir, old.id+1), first: s.counters.next, next: s.counters.next}
+	s.mu.Unlock()
+	err := s.createSegment(g, func(to *bolt.Tx) error {
+		return guard(old.path, func() error {
+			return old.db.View(func(from *bolt.Tx) error { return copyState(from, to, s.records) })
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("new segment: %w", err)
+	}
+	if err := s.hooks.at("segment durable"); err != nil {
+		return s.breakDown("rotate", err)
+	}
+	// From here on the new segment is the tail. The mark keeps the old one from
+	// passing for it should the new file ever be lost.
+	err = guard(old.path, func() error {
+		return old.db.Update(func(tx *bolt.Tx) error {
+			return put(tx.Bucket(bucketState), keyRetired, key64(g.id))
+		})
+	})
+	if err != nil && !outOfSpace(err) && !tooLargeForFile(err) {
+		return s.breakDown("rotate", err)
+	}
+	size, sizeErr := fileSize(old.path)
+	if err := errors.Join(old.close(false), sizeErr); err != nil {
+		return s.breakDown("rotate", err)
+	}
+	s.garbage = nil // it was not copied
+	s.mu.Lock()
+	old.size = size
+	s.segs = append(s.segs, g)
+	s.pressed = false
+	s.mu.Unlock()
+	s.measure()
+	return s.hooks.at("rotate done")
+}
