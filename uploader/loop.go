@@ -64,7 +64,7 @@ func New(sink Sink, q Queue, h Health, o Options) *Loop {
 // way then get Options.Grace to be answered. Nothing is acknowledged but on a
 // positive answer, and nothing is deleted.
 func (l *Loop) Run(ctx context.Context) error {
-	l.run(ctx, false)
+	_, _ = l.run(ctx, false) // Health and Stats have the error
 	return nil
 }
 

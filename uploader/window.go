@@ -42,7 +42,8 @@ type window struct {
 func (w *window) held() int { return len(w.ready) + len(w.parked) + w.flying }
 
 // fill reads ahead, and takes up parked blocks that are due. Each kind leaves
-// half of the room to the other, so that neither starves the other. Data in memory stays below Concurrency × MaxBytes, or one block beyond.
+// half of the room to the other, so that neither starves the other. Data in
+// memory stays below Concurrency × MaxBytes, or one block beyond.
 func (w *window) fill(q Queue, l Limits, now time.Time) error {
 	lanes := max(l.Concurrency, 1)
 	maxBlocks, maxBytes := lanes*max(l.MaxBlocks, 1), lanes*l.MaxBytes

@@ -85,11 +85,10 @@ func (osFS) Lock(path string) (lockFile, error) {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &lockedError{path}
+			err = &lockedError{path}
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("lock: %w", err), f.Close())
 	}
 	return f, nil
 }
@@ -143,7 +142,7 @@ func (s *sink) take() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			lock.Close()
+			err = errors.Join(err, lock.Close())
 		}
 	}()
 	entries, err := s.fs.ReadDir(s.dir)
@@ -225,7 +224,10 @@ func (s *sink) start() error {
 		err = s.fs.SyncDir(s.dir)
 	}
 	if err != nil {
-		return errors.Join(err, f.Close(), s.fs.Remove(path))
+		if e := errors.Join(f.Close(), s.fs.Remove(path)); e != nil {
+			s.letGo("could not remove a file that could not be started; it is mended at the next try", p.name, e)
+		}
+		return err
 	}
 	s.cur = p
 	return nil
@@ -277,9 +279,7 @@ func (s *sink) abandon() {
 	if err != nil {
 		// The part stays as it is. It is mended when the directory is taken
 		// again: with the next Send.
-		s.log.Warn("could not finish a file after a failed write; it is mended at the next try", "file", path, "error", err)
-		s.lock.Close()
-		s.lock = nil
+		s.letGo("could not finish a file after a failed write; it is mended at the next try", p.name, err)
 	}
 }
 
@@ -291,11 +291,16 @@ func (s *sink) rotate() {
 		err = s.prune()
 	}
 	if err != nil {
-		s.log.Warn("could not finish a file; it is mended at the next try", "file", s.cur.name, "error", err)
-		s.lock.Close()
-		s.lock = nil
+		s.letGo("could not finish a file; it is mended at the next try", s.cur.name, err)
 	}
 	s.cur = nil
+}
+
+// letGo gives up the directory, so that the next Send takes it again and mends
+// what is there.
+func (s *sink) letGo(why, name string, err error) {
+	s.log.Warn(why, "file", filepath.Join(s.dir, name), "error", errors.Join(err, s.lock.Close()))
+	s.lock = nil
 }
 
 // finish closes the file and gives it its final name; one that holds nothing is

@@ -106,7 +106,7 @@ func readData(r io.Reader, buf []byte, n int) ([]byte, error) {
 	return buf, nil
 }
 
-func isEnd(err error) bool { return err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) }
+func isEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 func ended(err error, path string, at int64, reason string) error {
 	if isEnd(err) {

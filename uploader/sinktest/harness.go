@@ -123,13 +123,13 @@ func (h Harness) open(t *testing.T) (*Endpoint, uploader.Sink) {
 }
 
 func (h Harness) blocks(from, to uint64) []uploader.Block {
-	make := h.Block
-	if make == nil {
-		make = Opaque
+	one := h.Block
+	if one == nil {
+		one = Opaque
 	}
 	var out []uploader.Block
 	for n := from; n <= to; n++ {
-		out = append(out, make(n))
+		out = append(out, one(n))
 	}
 	return out
 }

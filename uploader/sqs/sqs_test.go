@@ -3,6 +3,7 @@ package sqs
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -323,8 +324,8 @@ func TestRetryAfterComesFromTheServer(t *testing.T) {
 	s := open(t, b.config(t))
 	b.server.SetFaults(awssim.ServiceSQS, awssim.Faults{Throttled: 1, RetryAfter: 7 * time.Second})
 	err := s.Send(t.Context(), []uploader.Block{sinktest.Opaque(1)})[0]
-	se, ok := err.(*uploader.SendError)
-	if !ok || se.RetryAfter != 7*time.Second {
+	var se *uploader.SendError
+	if !errors.As(err, &se) || se.RetryAfter != 7*time.Second {
 		t.Errorf("outcome %+v, want one with a delay of 7s", err)
 	}
 }

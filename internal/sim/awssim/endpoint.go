@@ -194,7 +194,7 @@ func (e *endpoint) reply(w http.ResponseWriter, out any, fault *apiError, now ti
 		h.Set("X-Amz-Crc32", strconv.FormatUint(uint64(crc32.ChecksumIEEE(text)), 10))
 	}
 	w.WriteHeader(status)
-	w.Write(text) // a client that has gone needs no answer
+	_, _ = w.Write(text) // a client that has gone needs no answer
 }
 
 type connKey struct{}
@@ -227,8 +227,8 @@ func (c *countingConn) taken() int {
 
 // reset cuts the connection so that its client sees a reset.
 func (c *countingConn) reset() {
-	c.SetLinger(0)
-	c.TCPConn.Close()
+	_ = c.SetLinger(0) // on a connection that is closed already there is nothing to reset
+	_ = c.TCPConn.Close()
 }
 
 // Close implements net.Conn.

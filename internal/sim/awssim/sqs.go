@@ -147,11 +147,13 @@ func (q *queues) delete(c *call) (any, *apiError) {
 
 // target finds the queue of a request that has nothing but QueueUrl.
 func (q *queues) target(c *call) (*queue, *apiError) {
-	var in struct{ QueueUrl string }
+	var in struct {
+		QueueURL string `json:"QueueUrl"`
+	}
 	if err := c.decode(&in); err != nil {
 		return nil, err
 	}
-	return q.find(in.QueueUrl)
+	return q.find(in.QueueURL)
 }
 
 func (q *queues) list(c *call) (any, *apiError) {
@@ -206,13 +208,13 @@ func (q *queues) getURL(c *call) (any, *apiError) {
 
 func (q *queues) getAttributes(c *call) (any, *apiError) {
 	var in struct {
-		QueueUrl       string
+		QueueURL       string `json:"QueueUrl"`
 		AttributeNames []string
 	}
 	if err := c.decode(&in); err != nil {
 		return nil, err
 	}
-	qu, err := q.find(in.QueueUrl)
+	qu, err := q.find(in.QueueURL)
 	if err != nil {
 		return nil, err
 	}
@@ -237,13 +239,13 @@ func (q *queues) getAttributes(c *call) (any, *apiError) {
 
 func (q *queues) setAttributes(c *call) (any, *apiError) {
 	var in struct {
-		QueueUrl   string
+		QueueURL   string `json:"QueueUrl"`
 		Attributes map[string]string
 	}
 	if err := c.decode(&in); err != nil {
 		return nil, err
 	}
-	qu, err := q.find(in.QueueUrl)
+	qu, err := q.find(in.QueueURL)
 	if err != nil {
 		return nil, err
 	}

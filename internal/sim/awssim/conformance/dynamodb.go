@@ -37,7 +37,12 @@ func DynamoDB(t *testing.T, e Endpoint) {
 		e.run(t, name, func(t *testing.T) {
 			d := ddbTest{t, client, aws.String(unique("conf"))}
 			d.create(*d.table, types.ScalarAttributeTypeS)
-			defer client.DeleteTable(context.WithoutCancel(t.Context()), &dynamodb.DeleteTableInput{TableName: d.table})
+			defer func() {
+				_, err := client.DeleteTable(context.WithoutCancel(t.Context()), &dynamodb.DeleteTableInput{TableName: d.table})
+				if err != nil {
+					t.Errorf("delete the test's table: %v", err)
+				}
+			}()
 			test(d)
 		})
 	}

@@ -284,14 +284,19 @@ func sqsLongPoll(t sqsTest) {
 	if d := time.Since(start); d < 900*time.Millisecond || d > 5*time.Second {
 		t.Errorf("a wait of 1 s took %s", d)
 	}
+	sent := make(chan error, 1)
 	go func() {
 		time.Sleep(300 * time.Millisecond) // the queue is real, and so is its time
-		t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String("late")})
+		_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String("late")})
+		sent <- err
 	}()
 	start = time.Now()
 	t.want("a message that comes while we wait", t.receive(30, 10), "late")
 	if d := time.Since(start); d > 5*time.Second {
 		t.Errorf("it took %s", d)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
 	}
 }
 
