@@ -65,6 +65,8 @@ func (e *NotFoundError) Error() string {
 type corruptError struct {
 	path string
 	why  string
+	// successor is set where the file reads, and the one after it is missing.
+	successor bool
 }
 
 func (e *corruptError) Error() string { return fmt.Sprintf("%s is corrupt: %s", e.path, e.why) }

@@ -386,8 +386,9 @@ func (s *Spool) closeFiles() error {
 	s.mu.Unlock()
 	var errs []error
 	for i, g := range segs {
-		if broken && i == len(segs)-1 {
-			continue // what broke may hold its locks; they end with the process
+		if broken && i == len(segs)-1 && g.db != nil {
+			errs = append(errs, g.db.abandon())
+			continue
 		}
 		errs = append(errs, g.close(true))
 	}

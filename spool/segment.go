@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -61,7 +62,7 @@ type segment struct {
 	size        int64 // of the file
 
 	mu   sync.RWMutex // guards the handle; held while a transaction reads
-	db   *bolt.DB
+	db   *handle
 	gone bool
 	// touched counts bytes read by the mapping since its pages were given up.
 	touched atomic.Int64
@@ -93,22 +94,45 @@ func guard(path string, fn func() error) (err error) {
 	return fn()
 }
 
+// handle is an open bbolt file.
+type handle struct {
+	*bolt.DB
+	file *os.File
+}
+
+// abandon lets go of the file and leaves its mapping to the end of the process:
+// after a panic within bbolt its own locks may be held. The mapping would keep
+// the lock on the file, so that is given up by name.
+func (h *handle) abandon() error {
+	return errors.Join(syscall.Flock(int(h.file.Fd()), syscall.LOCK_UN), h.file.Close())
+}
+
 // openFile opens a bbolt file. Errors that come from its contents are
 // *corruptError.
-func openFile(path string, o *bolt.Options) (db *bolt.DB, err error) {
+func openFile(path string, o *bolt.Options) (*handle, error) {
 	if size, err := fileSize(path); err == nil && size == 0 {
 		// bbolt would make a new file of it.
 		return nil, &corruptError{path: path, why: "it is empty"}
 	}
+	h := &handle{}
 	o.Timeout = lockWait
 	o.FreelistType = bolt.FreelistMapType
-	err = guard(path, func() error {
-		db, err = bolt.Open(path, fileMode, o)
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+		h.file, err = os.OpenFile(name, flag, mode)
+		return h.file, err
+	}
+	opened := false
+	err := guard(path, func() (err error) {
+		h.DB, err = bolt.Open(path, fileMode, o)
+		opened = true
 		return err
 	})
+	if !opened && h.file != nil {
+		err = errors.Join(err, h.abandon())
+	}
 	switch {
 	case err == nil:
-		return db, nil
+		return h, nil
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, &InUseError{Dir: filepath.Dir(path)}
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
@@ -124,7 +148,7 @@ func openFile(path string, o *bolt.Options) (db *bolt.DB, err error) {
 }
 
 // openTail opens a file to write to, and creates it where it is not there.
-func openTail(path string, o *Options) (*bolt.DB, error) {
+func openTail(path string, o *Options) (*handle, error) {
 	most := min(2*o.SegmentBytes, math.MaxInt32/2)
 	db, err := openFile(path, &bolt.Options{MaxSize: int(most)})
 	if err != nil {

@@ -66,7 +66,7 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 	}
 	t := &tailState{streams: map[uint32]streamState{}}
 	if st.Get(keyRetired) != nil {
-		return nil, &corruptError{path: path, why: "its successor is gone, and with it the state"}
+		return nil, &corruptError{path: path, why: "its successor is gone, and with it the state", successor: true}
 	}
 	v, ok = unsealed(keyCounters, st.Get(keyCounters))
 	if ok {

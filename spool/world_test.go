@@ -75,6 +75,13 @@ func (w *world) close() {
 	w.s = nil
 }
 
+// closeBroken closes a spool that cannot store what it should.
+func (w *world) closeBroken() {
+	w.t.Helper()
+	as[*BrokenError](w.t, w.s.Close())
+	w.s = nil
+}
+
 func (w *world) reopen() *world { w.t.Helper(); w.close(); return w.open() }
 
 // finish ends every test with a check of the files.
