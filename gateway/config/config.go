@@ -1,0 +1,311 @@
+// Package config reads the gateway's YAML file: strictly, with every error at
+// once, each with its file, line, YAML path and what to do.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+
+	"millrace/gateway/pipeline"
+	"millrace/internal/bytesize"
+	"millrace/protocols"
+	"millrace/sample"
+	"millrace/uploader"
+)
+
+// maxFile bounds a configuration file; ten thousand tags take about 1 MiB.
+const maxFile = 8 << 20
+
+// Registry lists what a configuration can name.
+type Registry struct {
+	Protocols []protocols.Protocol
+	Sinks     []uploader.Kind
+}
+
+// Config is a checked configuration.
+type Config struct {
+	Gateway Gateway
+	Spool   Spool
+	Log     Log
+	Control Control
+	Sources []Source
+	Sinks   []Sink
+}
+
+// Gateway names the gateway. Both names are part of every block's identity.
+type Gateway struct {
+	Site string `yaml:"site"`
+	ID   string `yaml:"id"`
+}
+
+// Spool is where samples wait.
+type Spool struct {
+	Dir            string        `yaml:"dir"`
+	MaxSize        bytesize.Size `yaml:"max_size"`
+	SegmentSize    bytesize.Size `yaml:"segment_size"`
+	CommitInterval time.Duration `yaml:"commit_interval"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Control is the daemon's local socket.
+type Control struct {
+	Socket string `yaml:"socket"`
+	Group  string `yaml:"group"`
+}
+
+// Batch says when a batch is sealed.
+type Batch struct {
+	MaxAge   time.Duration `yaml:"max_age"`
+	MaxBytes bytesize.Size `yaml:"max_bytes"`
+}
+
+// Source is one source, ready to be opened.
+type Source struct {
+	Name, Type, Device string
+	ScanRate           time.Duration
+	Batch              Batch
+	MaxTags            int
+	Tags               []Tag
+	Protocol           protocols.Protocol
+	Connection         protocols.Config
+	Spec               *protocols.SourceConfig
+}
+
+// Tag is one configured tag.
+type Tag struct {
+	Name        string // full: site/device/name
+	Address     string
+	Type        string
+	Unit        string
+	Description string
+	Urgent      bool
+	Rule        pipeline.Rule
+}
+
+// Sink is one sink, ready to be opened.
+type Sink struct {
+	Name, Type string
+	Kind       uploader.Kind
+	Config     uploader.Config
+}
+
+// file is the YAML file's own shape.
+type file struct {
+	Gateway Gateway     `yaml:"gateway"`
+	Spool   Spool       `yaml:"spool"`
+	Log     Log         `yaml:"log"`
+	Control Control     `yaml:"control"`
+	Sources []yaml.Node `yaml:"sources"`
+	Sinks   []yaml.Node `yaml:"sinks"`
+}
+
+type fileSource struct {
+	Name       string        `yaml:"name"`
+	Type       string        `yaml:"type"`
+	Device     string        `yaml:"device"`
+	ScanRate   time.Duration `yaml:"scan_rate"`
+	Batch      Batch         `yaml:"batch"`
+	MaxTags    int           `yaml:"max_tags"`
+	Connection yaml.Node     `yaml:"connection"`
+	Tags       []fileTag     `yaml:"tags"`
+}
+
+type fileTag struct {
+	Name        string            `yaml:"name"`
+	Address     string            `yaml:"address"`
+	Type        string            `yaml:"type"`
+	Length      int               `yaml:"length"`
+	Order       string            `yaml:"order"`
+	ScanRate    time.Duration     `yaml:"scan_rate"`
+	Scale       *float64          `yaml:"scale"`
+	Offset      float64           `yaml:"offset"`
+	Unit        string            `yaml:"unit"`
+	Min         *float64          `yaml:"min"`
+	Max         *float64          `yaml:"max"`
+	Deadband    pipeline.Deadband `yaml:"deadband"`
+	MaxSilence  time.Duration     `yaml:"max_silence"`
+	Urgent      bool              `yaml:"urgent"`
+	Description string            `yaml:"description"`
+}
+
+type fileSink struct {
+	Name string `yaml:"name"`
+	Type string `yaml:"type"`
+}
+
+// defaults is a file in which nothing is set.
+func defaults() file {
+	return file{
+		Spool:   Spool{Dir: "/var/lib/millrace/spool", MaxSize: 2 * bytesize.GiB, CommitInterval: time.Second},
+		Log:     Log{Level: "info", Format: "auto"},
+		Control: Control{Socket: "/run/millrace/control.sock"},
+	}
+}
+
+// Load reads and checks a file. Its error is of type Errors.
+func Load(path string, r Registry) (*Config, error) {
+	only := func(problem, hint string) error {
+		return Errors{{File: path, Problem: problem, Hint: hint}}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, only("cannot be opened: "+reason(err), "name the configuration with --config FILE")
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, only("cannot be read: "+reason(err), "is it a file?")
+	}
+	if len(data) > maxFile {
+		return nil, only(fmt.Sprintf("is larger than %s", bytesize.Size(maxFile)), "is it a configuration?")
+	}
+	return Parse(path, data, r)
+}
+
+// reason is an error without the operation and the path, which are said
+// already.
+func reason(err error) string {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+
+// Parse checks a configuration. The name stands in its errors.
+func Parse(name string, data []byte, r Registry) (*Config, error) {
+	d := &decoder{file: name, nodes: map[string]*yaml.Node{}}
+	root := d.parse(data)
+	if root == nil {
+		return nil, d.errors
+	}
+	raw := defaults()
+	d.decode(root, "", reflect.ValueOf(&raw).Elem())
+	cfg := &Config{Gateway: raw.Gateway, Spool: raw.Spool, Log: raw.Log, Control: raw.Control}
+	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}}
+	c.general()
+	for i := range raw.Sources {
+		c.source(i, &raw.Sources[i])
+	}
+	for i := range raw.Sinks {
+		c.sink(i, &raw.Sinks[i])
+	}
+	if len(d.errors) > 0 {
+		d.errors.sort()
+		return nil, d.errors
+	}
+	return cfg, nil
+}
+
+// parse reads the YAML, or says why it is none.
+func (d *decoder) parse(data []byte) *yaml.Node {
+	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
+		d.errors = append(d.errors, &Error{File: d.file, Problem: "is not a YAML file: it holds bytes that are no text", Hint: "is it the right file?"})
+		return nil
+	}
+	var doc yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&doc); err != nil {
+		e := &Error{File: d.file, Problem: "is empty", Hint: "start from configs/millrace.example.yaml"}
+		if !errors.Is(err, io.EOF) {
+			m := yamlLine.FindStringSubmatch(strings.Split(err.Error(), "\n")[0])
+			if m == nil {
+				m = []string{"", "", err.Error()}
+			}
+			e.Problem, e.Hint = "is not YAML: "+m[2], "look at the indentation and the colons of this line and the one before"
+			if line, err := strconv.Atoi(m[1]); err == nil {
+				e.Line, e.Column = line, 1
+			}
+		}
+		d.errors = append(d.errors, e)
+		return nil
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode {
+		d.fail(root, "", "is not a configuration: it holds "+kindName(root)+" where keys are expected", "start from configs/millrace.example.yaml")
+		return nil
+	}
+	return root
+}
+
+// checker turns the decoded file into a Config.
+type checker struct {
+	*decoder
+	cfg      *Config
+	registry Registry
+	tags     map[string]string // full name to path
+	names    map[string]string // "source NAME" or "sink NAME" to path
+	links    map[string]link
+}
+
+type link struct {
+	path   string
+	config protocols.Config
+}
+
+// wrong reports a fault at a path.
+func (c *checker) wrong(path, problem, hint string) { c.fail(c.at(path), path, problem, hint) }
+
+func (c *checker) general() {
+	for _, n := range []struct{ path, value string }{{"gateway.site", c.cfg.Gateway.Site}, {"gateway.id", c.cfg.Gateway.ID}} {
+		if n.value == "" {
+			c.wrong(n.path, "is missing", "every block carries it; write for example gateway: {site: north, id: gw1}")
+		} else if err := sample.CheckName(n.value); err != nil {
+			c.wrong(n.path, err.Error(), "use letters, digits, - and _")
+		}
+	}
+	s := &c.cfg.Spool
+	if s.Dir == "" {
+		c.wrong("spool.dir", "is empty", "name a folder on a disk that survives a power cut")
+	}
+	if s.MaxSize < 4*bytesize.MiB {
+		c.wrong("spool.max_size", fmt.Sprintf("%s is too small", s.MaxSize), "the least is 4MiB; a day of 200 tags at 1s takes about 10MiB")
+	}
+	explicit := s.SegmentSize != 0
+	if !explicit {
+		s.SegmentSize = min(64*bytesize.MiB, s.MaxSize/4)
+	}
+	if explicit && (s.SegmentSize < bytesize.MiB || s.SegmentSize > s.MaxSize/4) {
+		c.wrong("spool.segment_size", fmt.Sprintf("%s is not between 1MiB and a quarter of max_size", s.SegmentSize), "leave it out")
+	}
+	if s.CommitInterval < 10*time.Millisecond || s.CommitInterval > time.Minute {
+		c.wrong("spool.commit_interval", fmt.Sprintf("%s is not between 10ms and 1m", s.CommitInterval), "it is what a power cut can take from polled sources; 1s is good")
+	}
+	oneOf := func(path, value string, words ...string) {
+		for _, w := range words {
+			if w == value {
+				return
+			}
+		}
+		c.wrong(path, fmt.Sprintf("%q is not one of %s", value, strings.Join(words, ", ")), "")
+	}
+	oneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.cfg.Log.Format, "auto", "text", "json", "journal")
+	if c.cfg.Control.Socket == "" {
+		c.wrong("control.socket", "is empty", "leave it out for /run/millrace/control.sock")
+	}
+	if n := c.nodes["sources"]; n == nil || len(n.Content) == 0 {
+		c.wrong("sources", "there is no source, so nothing would be read", "add one; configs/ has an example for each protocol")
+	}
+	if n := c.nodes["sinks"]; n == nil || len(n.Content) == 0 {
+		c.wrong("sinks", "there is no sink, so nothing would be delivered", "add one; configs/ has an example for each")
+	}
+}

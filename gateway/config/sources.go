@@ -1,0 +1,209 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"millrace/gateway/pipeline"
+	"millrace/internal/bytesize"
+	"millrace/protocols"
+	"millrace/sample"
+	"millrace/uploader"
+)
+
+func (c *checker) source(i int, n *yaml.Node) {
+	path := fmt.Sprintf("sources[%d]", i)
+	raw := fileSource{
+		ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000,
+	}
+	before := len(c.errors)
+	c.decode(n, path, reflect.ValueOf(&raw).Elem())
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	src := Source{
+		Name: raw.Name, Type: raw.Type, Device: raw.Device, ScanRate: raw.ScanRate, Batch: raw.Batch, MaxTags: raw.MaxTags,
+	}
+	c.name(path, raw.Name, "source")
+	if src.Device == "" {
+		src.Device = src.Name
+	}
+	if err := sample.CheckName(src.Device); err != nil && src.Name != "" {
+		c.wrong(path+".device", err.Error(), "it is the middle part of the tag names")
+	}
+	c.sourceLimits(path, &src)
+	types := make([]string, 0, len(c.registry.Protocols))
+	for _, p := range c.registry.Protocols {
+		types = append(types, p.Type())
+		if p.Type() == raw.Type {
+			src.Protocol = p
+		}
+	}
+	spec := &protocols.SourceConfig{Name: src.Name, Device: src.Device, ScanRate: src.ScanRate, MaxTags: src.MaxTags}
+	for k := range raw.Tags {
+		c.tag(fmt.Sprintf("%s.tags[%d]", path, k), &src, spec, &raw.Tags[k])
+	}
+	src.Spec = spec
+	if src.Protocol == nil {
+		c.unknownType(path, raw.Type, types)
+	} else {
+		c.connection(path, &src, &raw, before)
+	}
+	c.cfg.Sources = append(c.cfg.Sources, src)
+}
+
+func (c *checker) sourceLimits(path string, src *Source) {
+	if src.ScanRate < time.Millisecond || src.ScanRate > 24*time.Hour {
+		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", src.ScanRate), "")
+	}
+	if src.Batch.MaxAge < c.cfg.Spool.CommitInterval || src.Batch.MaxAge > time.Hour {
+		c.wrong(path+".batch.max_age", fmt.Sprintf("%s is not between spool.commit_interval (%s) and 1h", src.Batch.MaxAge, c.cfg.Spool.CommitInterval), "60s is good; 5s costs about twice the bytes and ten times the requests")
+	}
+	if src.Batch.MaxBytes < bytesize.KiB || src.Batch.MaxBytes > 512*bytesize.KiB {
+		c.wrong(path+".batch.max_bytes", fmt.Sprintf("%s is not between 1KiB and 512KiB", src.Batch.MaxBytes), "180KiB is good; a DynamoDB item holds at most 400KB")
+	}
+	if src.MaxTags < 1 || src.MaxTags > 1_000_000 {
+		c.wrong(path+".max_tags", fmt.Sprintf("%d is not between 1 and 1000000", src.MaxTags), "")
+	}
+}
+
+// name checks the name of a source or sink against those before it.
+func (c *checker) name(path, name, what string) {
+	if name == "" {
+		c.wrong(path+".name", "is missing", "each "+what+" needs a name of its own")
+		return
+	}
+	if err := sample.CheckName(name); err != nil {
+		c.wrong(path+".name", err.Error(), "use letters, digits, - and _")
+	}
+	if first, ok := c.names[what+" "+name]; ok {
+		c.wrong(path+".name", fmt.Sprintf("%s %q stands in line %d already", what, name, c.at(first).Line), "give each a name of its own")
+		return
+	}
+	c.names[what+" "+name] = path + ".name"
+}
+
+func (c *checker) unknownType(path, typ string, known []string) {
+	if typ == "" {
+		c.wrong(path+".type", "is missing", "known types: "+strings.Join(known, ", "))
+		return
+	}
+	hint := "known types: " + strings.Join(known, ", ")
+	if near := nearest(typ, known); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	c.wrong(path+".type", fmt.Sprintf("there is no type %q", typ), hint)
+}
+
+// connection decodes and validates the part that belongs to the protocol.
+func (c *checker) connection(path string, src *Source, raw *fileSource, before int) {
+	src.Connection = src.Protocol.NewConfig()
+	if raw.Connection.Kind != 0 {
+		c.decode(&raw.Connection, path+".connection", reflect.ValueOf(src.Connection).Elem())
+	}
+	if len(c.errors) > before {
+		return // a key that did not read would be reported as missing, too
+	}
+	faults := src.Connection.Validate(src.Spec)
+	for _, f := range faults {
+		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+	}
+	if len(faults) > 0 {
+		return
+	}
+	key := src.Connection.LinkKey()
+	if first, ok := c.links[key]; !ok {
+		c.links[key] = link{path + ".connection", src.Connection}
+	} else if !reflect.DeepEqual(first.config, src.Connection) {
+		c.wrong(path+".connection", fmt.Sprintf("%s is the link of %s too, with other settings", key, first.path), "sources that share a link need the same connection settings")
+	}
+}
+
+func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, raw *fileTag) {
+	full := sample.JoinTag(c.cfg.Gateway.Site, src.Device, raw.Name)
+	if raw.Name == "" {
+		c.wrong(path+".name", "is missing", "write the name that readers of the data will see")
+	} else if err := sample.CheckTag(full); err != nil && c.cfg.Gateway.Site != "" && src.Device != "" {
+		c.wrong(path+".name", err.Error(), "write name, or device/name")
+	} else if first, ok := c.tags[full]; ok {
+		c.wrong(path+".name", fmt.Sprintf("tag %s stands in line %d already (%s)", full, c.at(first).Line, first), "give each a name of its own")
+	} else {
+		c.tags[full] = path + ".name"
+	}
+	t := Tag{Name: full, Address: raw.Address, Type: raw.Type, Unit: raw.Unit, Description: raw.Description, Urgent: raw.Urgent}
+	r := pipeline.Rule{Scale: 1, Offset: raw.Offset, Deadband: raw.Deadband, MaxSilence: raw.MaxSilence}
+	if raw.Scale != nil {
+		r.Scale = *raw.Scale
+		if r.Scale == 0 {
+			c.wrong(path+".scale", "0 would make every value 0", "leave it out for 1")
+		}
+	}
+	if raw.Min != nil {
+		r.HasMin, r.Min = true, *raw.Min
+	}
+	if raw.Max != nil {
+		r.HasMax, r.Max = true, *raw.Max
+	}
+	if r.HasMin && r.HasMax && r.Min > r.Max {
+		c.wrong(path+".min", fmt.Sprintf("min %v is above max %v", r.Min, r.Max), "exchange them")
+	}
+	if raw.MaxSilence < 0 || raw.MaxSilence > 24*time.Hour {
+		c.wrong(path+".max_silence", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxSilence), "")
+	}
+	if raw.ScanRate < 0 || raw.ScanRate > 24*time.Hour || raw.ScanRate > 0 && raw.ScanRate < time.Millisecond {
+		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
+	}
+	scaled := r.Scale != 1 || r.Offset != 0
+	if numeric := scaled || r.HasMin || r.HasMax || raw.Deadband.Kind != pipeline.NoDeadband; numeric && (raw.Type == "string" || raw.Type == "bool" && raw.Deadband.Kind == pipeline.NoDeadband) {
+		c.wrong(path+".type", "scale, offset, min, max and deadband have no meaning for a "+raw.Type, "leave them out")
+	}
+	t.Rule = r
+	src.Tags = append(src.Tags, t)
+	spec.Tags = append(spec.Tags, protocols.Tag{
+		Name: full, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order, ScanRate: raw.ScanRate, Scaled: scaled,
+	})
+}
+
+func (c *checker) sink(i int, n *yaml.Node) {
+	path := fmt.Sprintf("sinks[%d]", i)
+	c.nodes[path] = n
+	var raw fileSink
+	if n.Kind == yaml.MappingNode { // the type says which keys there are
+		for k := 0; k+1 < len(n.Content); k += 2 {
+			if n.Content[k].Value == "type" {
+				raw.Type = n.Content[k+1].Value
+				c.nodes[path+".type"] = n.Content[k+1]
+			}
+		}
+	}
+	s := Sink{Type: raw.Type}
+	var types []string
+	for _, k := range c.registry.Sinks {
+		types = append(types, k.Type())
+		if k.Type() == raw.Type {
+			s.Kind, s.Config = k, k.NewConfig()
+		}
+	}
+	if s.Kind == nil {
+		c.unknownType(path, raw.Type, types)
+		return
+	}
+	before := len(c.errors)
+	c.structure(n, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
+	s.Name = raw.Name
+	c.name(path, raw.Name, "sink")
+	if len(c.errors) == before {
+		c.faults(path, s.Config.Validate())
+	}
+	c.cfg.Sinks = append(c.cfg.Sinks, s)
+}
+
+func (c *checker) faults(path string, faults []uploader.Fault) {
+	for _, f := range faults {
+		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+	}
+}

@@ -1,0 +1,293 @@
+// Package gateway builds a gateway from a configuration, supervises it and
+// stops it: spool first, then sinks, then sources; and in reverse.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"millrace/gateway/batch"
+	"millrace/gateway/config"
+	"millrace/gateway/control"
+	"millrace/gateway/health"
+	"millrace/internal/clock"
+	"millrace/protocols"
+	"millrace/spool"
+)
+
+// Grace periods of an orderly stop. Their sum stays below the unit's
+// TimeoutStopSec.
+const (
+	sourceGrace   = 15 * time.Second // requests on the wire are finished
+	deliveryGrace = 10 * time.Second // what is queued is delivered, as far as it gets
+	syncInterval  = time.Second      // acknowledgements reach the disk
+)
+
+// Options come from code.
+type Options struct {
+	Config  *config.Config
+	Version string
+	Log     *slog.Logger
+	Clock   clock.Clock
+	Notify  Notifier
+	// StateDir is where relative paths of sinks start.
+	StateDir string
+	// DeliveryGrace overrides how long a stop waits for deliveries; 10 s where 0.
+	DeliveryGrace time.Duration
+	// WrapEmit, where set, stands between each source and its pipeline. Tests
+	// break the data flow with it to see that the accounting notices.
+	WrapEmit func(source string, emit protocols.Emit) protocols.Emit
+}
+
+// Notifier tells the service manager how the daemon fares.
+type Notifier interface {
+	Ready(status string)
+	Status(line string)
+	Watchdog()
+	Stopping(status string)
+	WatchdogInterval() time.Duration
+}
+
+// Gateway is one running gateway.
+type Gateway struct {
+	o       Options
+	cfg     *config.Config
+	log     *slog.Logger
+	health  *health.Registry
+	spool   *spool.Spool
+	batch   *batch.Batcher
+	sinks   []*sink
+	links   map[string]protocols.Connection
+	sources []*source
+	started time.Time
+}
+
+// New opens the spool and builds every part, without starting any. A device or
+// an endpoint that is away is no error; a spool that is unusable is.
+func New(ctx context.Context, o Options) (*Gateway, error) {
+	if o.DeliveryGrace == 0 {
+		o.DeliveryGrace = deliveryGrace
+	}
+	g := &Gateway{o: o, cfg: o.Config, log: o.Log, health: health.New(o.Log, o.Clock), links: map[string]protocols.Connection{}}
+	if err := g.open(ctx); err != nil {
+		return nil, errors.Join(err, g.closeAll())
+	}
+	return g, nil
+}
+
+func (g *Gateway) open(ctx context.Context) error {
+	if err := g.openSpool(ctx); err != nil {
+		return err
+	}
+	for i := range g.cfg.Sinks {
+		s, err := g.openSink(&g.cfg.Sinks[i])
+		if err != nil {
+			return err
+		}
+		g.sinks = append(g.sinks, s)
+	}
+	for i := range g.cfg.Sources {
+		s, err := g.openSource(&g.cfg.Sources[i])
+		if err != nil {
+			return err
+		}
+		g.sources = append(g.sources, s)
+	}
+	return nil
+}
+
+func (g *Gateway) openSpool(ctx context.Context) error {
+	var sinks []string
+	for i := range g.cfg.Sinks {
+		sinks = append(sinks, g.cfg.Sinks[i].Name)
+	}
+	sp, state, err := spool.Open(ctx, spool.Options{
+		Dir: g.cfg.Spool.Dir, MaxBytes: int64(g.cfg.Spool.MaxSize), SegmentBytes: int64(g.cfg.Spool.SegmentSize),
+		Sinks: sinks, Log: g.log.With("part", "spool"), Clock: g.o.Clock,
+	})
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	g.spool = sp
+	// A commit must be small beside a segment.
+	segment := int(min(g.cfg.Spool.SegmentSize, g.cfg.Spool.MaxSize/4))
+	g.batch, err = batch.New(batch.Options{
+		MaxOpenBytes: min(24<<20, segment), MaxCommitBytes: segment / 8,
+		Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, CommitInterval: g.cfg.Spool.CommitInterval,
+		Log: g.log, Clock: g.o.Clock, Health: g.health.Add(health.Spool, "spool", 90*time.Second),
+	}, sp, state)
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return nil
+}
+
+// Run starts the gateway and returns after it has stopped: nil where ctx ended
+// it, an error where the spool became unusable.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.started = g.o.Clock.Now()
+	run, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+
+	var committing, syncing, delivering, reading, watching sync.WaitGroup
+	stage := func(wg *sync.WaitGroup) (context.Context, context.CancelFunc, func(func(context.Context))) {
+		// Stages end one after the other, so none hears ctx itself.
+		c, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		return c, cancel, func(f func(context.Context)) { wg.Go(func() { f(c) }) }
+	}
+
+	_, stopCommit, goCommit := stage(&committing)
+	goCommit(func(c context.Context) {
+		if err := g.batch.Run(c); err != nil {
+			fail(err)
+		}
+	})
+	_, stopSync, goSync := stage(&syncing)
+	goSync(func(c context.Context) { g.syncLoop(c, fail) })
+	_, stopDelivery, goDeliver := stage(&delivering)
+	for _, s := range g.sinks {
+		goDeliver(s.run)
+	}
+	_, stopWatch, goWatch := stage(&watching)
+	server, err := control.Serve(g.cfg.Control.Socket, g.cfg.Control.Group, g.handlers(), g.log)
+	if err != nil {
+		g.log.Error("the local socket cannot be served, so `millrace status` will not work: "+err.Error(), "socket", g.cfg.Control.Socket)
+	}
+	_, stopReading, goRead := stage(&reading)
+	for _, s := range g.sources {
+		goRead(s.run)
+	}
+	g.o.Notify.Ready(g.statusLine())
+	g.log.Info("the gateway runs", "version", g.o.Version, "site", g.cfg.Gateway.Site, "gateway", g.cfg.Gateway.ID,
+		"sources", len(g.sources), "sinks", len(g.sinks), "spool", g.cfg.Spool.Dir)
+	goWatch(g.watch)
+
+	<-run.Done()
+	g.o.Notify.Stopping("stopping: sources")
+	g.log.Info("stopping", "why", context.Cause(run).Error())
+	stopReading()
+	if !waitFor(&reading, sourceGrace) {
+		g.log.Warn("sources did not stop in time; their connections are closed", "waited", sourceGrace)
+	}
+	closing := g.closeLinks()
+	stopCommit()
+	committing.Wait()
+	g.o.Notify.Stopping("stopping: delivering what is queued")
+	stopDelivery()
+	delivering.Wait()
+	g.drain(ctx)
+	stopSync()
+	syncing.Wait()
+	if server != nil {
+		closing = errors.Join(closing, server.Close())
+	}
+	stopWatch()
+	watching.Wait()
+	closing = errors.Join(closing, g.closeAll())
+	if cause := context.Cause(run); ctx.Err() == nil {
+		return errors.Join(cause, closing)
+	}
+	return closing
+}
+
+// drain gives every sink the grace period to take what is queued.
+func (g *Gateway) drain(ctx context.Context) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.o.DeliveryGrace)
+	defer cancel()
+	var draining sync.WaitGroup
+	for _, s := range g.sinks {
+		draining.Go(func() { s.drain(limited) })
+	}
+	draining.Wait()
+}
+
+// syncLoop persists acknowledgements.
+func (g *Gateway) syncLoop(ctx context.Context, fail context.CancelCauseFunc) {
+	tick := time.NewTicker(syncInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := g.spool.Sync(); err != nil {
+			var full *spool.FullError
+			if !errors.As(err, &full) {
+				fail(fmt.Errorf("spool: %w", err))
+				return
+			}
+		}
+	}
+}
+
+// watch feeds the watchdog while every loop turns, and keeps the status line.
+func (g *Gateway) watch(ctx context.Context) {
+	interval := 5 * time.Second
+	if w := g.o.Notify.WatchdogInterval(); w > 0 {
+		interval = min(interval, w/4)
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	told := false
+	for {
+		if stuck := g.health.Stuck(); len(stuck) == 0 {
+			g.o.Notify.Watchdog()
+			told = false
+		} else if !told {
+			told = true
+			g.log.Error("a loop is stuck; the watchdog is not fed, so that the service manager restarts the gateway", "stuck", stuck)
+		}
+		g.o.Notify.Status(g.statusLine())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (g *Gateway) closeLinks() error {
+	var errs []error
+	for key, c := range g.links {
+		if err := c.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", key, err))
+		}
+		delete(g.links, key)
+	}
+	return errors.Join(errs...)
+}
+
+// closeAll closes what is open still; the spool last.
+func (g *Gateway) closeAll() error {
+	errs := []error{g.closeLinks()}
+	for _, s := range g.sinks {
+		if err := s.sink.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close sink %s: %w", s.name, err))
+		}
+	}
+	g.sinks = nil
+	if g.spool != nil {
+		errs = append(errs, g.spool.Close())
+		g.spool = nil
+	}
+	return errors.Join(errs...)
+}
+
+// waitFor reports whether wg was done within d.
+func waitFor(wg *sync.WaitGroup, d time.Duration) bool {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
