@@ -256,3 +256,29 @@ func TestPartsComeBackBitForBit(t *testing.T) {
 		}
 	}
 }
+
+func TestJSONComesBackBitForBit(t *testing.T) {
+	e, d := newCodec(t)
+	base := rand.Uint64()
+	for k := range uint64(150) {
+		seed := base + k
+		r := rand.New(rand.NewPCG(seed, 2))
+		g := newGenerator(seed, 1+r.IntN(20))
+		rows := g.rows([]int{0, 1, 10, 300}[r.IntN(4)])
+		h := testHeader(r)
+		h.Site = []string{"plant", "W\"erk", "\xff"}[r.IntN(3)]
+		b, err := d.Decode(pack(t, e, g.tags, rows, h))
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		text := AppendJSON(nil, b)
+		back, err := ParseJSON(text)
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, text)
+		}
+		if back.Header != b.Header {
+			t.Fatalf("seed %d: header %+v, want %+v", seed, back.Header, b.Header)
+		}
+		compare(t, fmt.Sprint("seed ", seed), back, byTag(g.tags, rows))
+	}
+}
