@@ -45,7 +45,7 @@ func (s *Spool) Commit(c *Commit) error {
 		return err
 	}
 	need := needs(c)
-	if limit := s.o.SegmentBytes; need > limit {
+	if limit := s.o.SegmentBytes * 3 / 2; need > limit {
 		return fmt.Errorf("spool %s: a commit of %d bytes is more than a segment of %d holds: raise spool.segment_size", s.o.Dir, need, limit)
 	}
 	if s.buf = s.buf[:0]; cap(s.buf) > keepBuf {
@@ -356,7 +356,7 @@ func (s *Spool) measure() {
 		g.size = size
 	}
 	s.usage = u
-	s.rotate = s.pressed || u.high-u.free >= s.o.SegmentBytes*3/4 || u.high >= s.o.SegmentBytes
+	s.rotate = u.high-u.free >= s.o.SegmentBytes*3/4 || u.high >= s.o.SegmentBytes
 }
 
 // NeedsRotation reports that the tail has used its share. The caller then

@@ -19,7 +19,7 @@ const (
 
 // makeRoom brings the files under the bound with need bytes more: segments
 // that every sink has whole go first, then files put aside, then the oldest
-// data. It returns *FullError where nothing but the tail is left.
+// data. It returns *FullError where nothing is left but the tail's open tier.
 func (s *Spool) makeRoom(need int64) error {
 	for {
 		over := s.over(need)
@@ -34,8 +34,17 @@ func (s *Spool) makeRoom(need int64) error {
 			continue
 		}
 		s.mu.Lock()
-		s.pressed, s.rotate = true, true
+		tail := s.segs[len(s.segs)-1]
+		last := s.rotating || tail.first == tail.next
 		s.mu.Unlock()
+		if !last {
+			// The bound was lowered below what the tail takes. As an older
+			// segment it can go.
+			if err := s.newTail(); err != nil {
+				return s.failed("make room", need, err)
+			}
+			continue
+		}
 		return &FullError{Dir: s.o.Dir, Need: need, Err: fmt.Errorf("%w: %d bytes", errBound, s.o.MaxBytes)}
 	}
 }
@@ -115,11 +124,14 @@ func (s *Spool) reservePath() string { return filepath.Join(s.o.Dir, reserveName
 
 func (s *Spool) dropReserve() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reserve == 0 || os.Remove(s.reservePath()) != nil {
+	had := s.reserve > 0
+	s.mu.Unlock()
+	if !had || os.Remove(s.reservePath()) != nil {
 		return false
 	}
+	s.mu.Lock()
 	s.reserve, s.reserveTried = 0, s.now()
+	s.mu.Unlock()
 	return true
 }
 

@@ -67,8 +67,8 @@ func TestDrainedSegmentsGoFirst(t *testing.T) {
 	w := newWorld(t)
 	w.o.MaxBytes = 2 << 20
 	w.open()
-	for range 4000 {
-		w.commit(&Commit{Rotate: w.s.NeedsRotation(), Blocks: []Block{w.block(1, 3000)}})
+	for range 700 {
+		w.commit(&Commit{Rotate: w.s.NeedsRotation(), Blocks: []Block{w.block(1, 12000)}})
 		w.drainSome("cloud", 10)
 	}
 	st := w.s.Stats()
@@ -96,6 +96,28 @@ func TestRotationIsForced(t *testing.T) {
 	w.reopen()
 	equal(t, "open parts", len(w.st.Parts), 400)
 	w.drain("cloud")
+	w.balance("cloud")
+}
+
+// A bound that is lowered holds from the first commit on.
+func TestBoundIsLowered(t *testing.T) {
+	w := newWorld(t)
+	w.o.SegmentBytes = 4 << 20
+	w.open()
+	w.commit(&Commit{Parts: []Part{part(7, 70)}})
+	for range 200 {
+		w.commit(&Commit{Blocks: []Block{w.block(1, 10000)}})
+	}
+	equal(t, "segments", len(w.segments()), 1)
+	w.o.MaxBytes, w.o.SegmentBytes = 1<<20, MinSegmentBytes
+	w.reopen()
+	w.commit(&Commit{Blocks: []Block{w.block(1, 3000)}, Rotate: w.s.NeedsRotation()})
+	if st := w.s.Stats(); st.DiskBytes > st.MaxBytes {
+		t.Errorf("%d bytes on disk, bound %d", st.DiskBytes, st.MaxBytes)
+	}
+	w.reopen()
+	equal(t, "open parts", len(w.st.Parts), 1)
+	equal(t, "blocks", w.drain("cloud"), 1)
 	w.balance("cloud")
 }
 

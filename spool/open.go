@@ -30,6 +30,7 @@ type Spool struct {
 	records  []openRecord // by rising commit
 	garbage  []uint64     // open records to delete
 	buf      []byte       // the last open record, encoded
+	rotating bool         // room is made for a new tail
 
 	mu       sync.Mutex // guards what follows, and is never held while the disk is
 	segs     []*segment // by rising id and number; the last is the tail

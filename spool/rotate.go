@@ -56,15 +56,23 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 	return err
 }
 
-// rotateTail starts a new tail with a copy of the state. What the open tier
-// holds still goes with it.
+// rotateTail starts a new tail, and makes room for it first where it can.
 func (s *Spool) rotateTail() error {
+	s.rotating = true
+	err := s.makeRoom(s.o.growthStep())
+	s.rotating = false
 	var full *FullError
 	// Where there is nothing else to give up, rotation is what makes the old
 	// tail something that can be given up.
-	if err := s.makeRoom(s.o.growthStep()); err != nil && !errors.As(err, &full) {
+	if err != nil && !errors.As(err, &full) {
 		return err
 	}
+	return s.newTail()
+}
+
+// newTail makes a segment with a copy of the tail's state, which is the tail
+// from then on. What the open tier holds still goes with it.
+func (s *Spool) newTail() error {
 	old := s.tail()
 	s.mu.Lock()
 	g := &segment{id: old.id + 1, path: segmentPath(s.o.Dir, old.id+1), first: s.counters.next, next: s.counters.next}
@@ -98,7 +106,6 @@ func (s *Spool) rotateTail() error {
 	s.mu.Lock()
 	old.size = size
 	s.segs = append(s.segs, g)
-	s.pressed = false
 	s.mu.Unlock()
 	s.measure()
 	return s.hooks.at("rotate done")
