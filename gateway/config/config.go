@@ -200,7 +200,7 @@ func Parse(name string, data []byte, r Registry) (*Config, error) {
 	raw := defaults()
 	d.decode(root, "", reflect.ValueOf(&raw).Elem())
 	cfg := &Config{Gateway: raw.Gateway, Spool: raw.Spool, Log: raw.Log, Control: raw.Control}
-	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}}
+	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}, checked: map[*Error]bool{}}
 	c.general()
 	for i := range raw.Sources {
 		c.source(i, &raw.Sources[i])
@@ -254,6 +254,7 @@ type checker struct {
 	tags     map[string]string // full name to path
 	names    map[string]string // "source NAME" or "sink NAME" to path
 	links    map[string]link
+	checked  map[*Error]bool // errors that wrong reported, not the decoder
 }
 
 type link struct {
@@ -261,8 +262,22 @@ type link struct {
 	config protocols.Config
 }
 
-// wrong reports a fault at a path.
-func (c *checker) wrong(path, problem, hint string) { c.fail(c.at(path), path, problem, hint) }
+// wrong reports a fault at a path, unless it only follows from one that is
+// reported already: a value that did not read, a key that was mistyped.
+func (c *checker) wrong(path, problem, hint string) {
+	for _, e := range c.errors {
+		if e.Path == path && !c.checked[e] {
+			return
+		}
+	}
+	for _, m := range c.mistyped {
+		if path == m || strings.HasPrefix(path, m+".") || strings.HasPrefix(path, m+"[") {
+			return
+		}
+	}
+	c.fail(c.at(path), path, problem, hint)
+	c.checked[c.errors[len(c.errors)-1]] = true
+}
 
 func (c *checker) general() {
 	for _, n := range []struct{ path, value string }{{"gateway.site", c.cfg.Gateway.Site}, {"gateway.id", c.cfg.Gateway.ID}} {

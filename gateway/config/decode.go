@@ -17,6 +17,8 @@ type decoder struct {
 	file   string
 	errors Errors
 	nodes  map[string]*yaml.Node // by path, to locate later findings
+	// mistyped lists the paths that an unknown key was probably meant for.
+	mistyped []string
 }
 
 var (
@@ -121,6 +123,7 @@ func (d *decoder) structure(n *yaml.Node, path string, structs ...reflect.Value)
 			hint := "known keys: " + strings.Join(known, ", ")
 			if near := nearest(key.Value, known); near != "" {
 				hint = "did you mean " + near + "?"
+				d.mistyped = append(d.mistyped, join(path, near))
 			}
 			d.fail(key, child, "unknown key", hint)
 			continue

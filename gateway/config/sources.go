@@ -12,7 +12,6 @@ import (
 	"millrace/internal/bytesize"
 	"millrace/protocols"
 	"millrace/sample"
-	"millrace/uploader"
 )
 
 func (c *checker) source(i int, n *yaml.Node) {
@@ -20,7 +19,6 @@ func (c *checker) source(i int, n *yaml.Node) {
 	raw := fileSource{
 		ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000,
 	}
-	before := len(c.errors)
 	c.decode(n, path, reflect.ValueOf(&raw).Elem())
 	if n.Kind != yaml.MappingNode {
 		return
@@ -51,7 +49,7 @@ func (c *checker) source(i int, n *yaml.Node) {
 	if src.Protocol == nil {
 		c.unknownType(path, raw.Type, types)
 	} else {
-		c.connection(path, &src, &raw, before)
+		c.connection(path, &src, &raw)
 	}
 	c.cfg.Sources = append(c.cfg.Sources, src)
 }
@@ -100,13 +98,10 @@ func (c *checker) unknownType(path, typ string, known []string) {
 }
 
 // connection decodes and validates the part that belongs to the protocol.
-func (c *checker) connection(path string, src *Source, raw *fileSource, before int) {
+func (c *checker) connection(path string, src *Source, raw *fileSource) {
 	src.Connection = src.Protocol.NewConfig()
 	if raw.Connection.Kind != 0 {
 		c.decode(&raw.Connection, path+".connection", reflect.ValueOf(src.Connection).Elem())
-	}
-	if len(c.errors) > before {
-		return // a key that did not read would be reported as missing, too
 	}
 	faults := src.Connection.Validate(src.Spec)
 	for _, f := range faults {
@@ -124,10 +119,14 @@ func (c *checker) connection(path string, src *Source, raw *fileSource, before i
 }
 
 func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, raw *fileTag) {
-	full := sample.JoinTag(c.cfg.Gateway.Site, src.Device, raw.Name)
+	site := c.cfg.Gateway.Site
+	if site == "" {
+		site = "SITE" // reported already
+	}
+	full := sample.JoinTag(site, src.Device, raw.Name)
 	if raw.Name == "" {
 		c.wrong(path+".name", "is missing", "write the name that readers of the data will see")
-	} else if err := sample.CheckTag(full); err != nil && c.cfg.Gateway.Site != "" && src.Device != "" {
+	} else if err := sample.CheckTag(full); err != nil && src.Device != "" {
 		c.wrong(path+".name", err.Error(), "write name, or device/name")
 	} else if first, ok := c.tags[full]; ok {
 		c.wrong(path+".name", fmt.Sprintf("tag %s stands in line %d already (%s)", full, c.at(first).Line, first), "give each a name of its own")
@@ -192,18 +191,11 @@ func (c *checker) sink(i int, n *yaml.Node) {
 		c.unknownType(path, raw.Type, types)
 		return
 	}
-	before := len(c.errors)
 	c.structure(n, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
 	s.Name = raw.Name
 	c.name(path, raw.Name, "sink")
-	if len(c.errors) == before {
-		c.faults(path, s.Config.Validate())
-	}
-	c.cfg.Sinks = append(c.cfg.Sinks, s)
-}
-
-func (c *checker) faults(path string, faults []uploader.Fault) {
-	for _, f := range faults {
+	for _, f := range s.Config.Validate() {
 		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
+	c.cfg.Sinks = append(c.cfg.Sinks, s)
 }
