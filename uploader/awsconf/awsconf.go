@@ -4,16 +4,12 @@ package awsconf
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
-	"net/http"
 	"net/url"
 	"regexp"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"millrace/internal/secret"
@@ -109,20 +105,11 @@ func (c *Config) Load(region string, connections int) (aws.Config, error) {
 		return aws.Config{}, fmt.Errorf("no AWS region is configured; set region, or AWS_REGION in the environment")
 	}
 	out.Credentials = marked{out.Credentials}
+	out.HTTPClient = Steady(out.HTTPClient)
 	if c.Endpoint != "" {
 		out.BaseEndpoint = aws.String(c.Endpoint)
 	}
 	return out, nil
-}
-
-func httpClient(t *tls.Config, connections int) *awshttp.BuildableClient {
-	return awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
-		tr.TLSClientConfig = t
-		tr.MaxIdleConnsPerHost = max(connections, 1)
-		tr.IdleConnTimeout = 90 * time.Second
-		tr.TLSHandshakeTimeout = 10 * time.Second
-		tr.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	})
 }
 
 // secretKeys reads the configured key each time that the cache asks.

@@ -1,26 +1,52 @@
 package file
 
-import "errors"
+import (
+	"millrace/sample"
+	"millrace/sample/block"
+)
 
-// chunk is how much is gathered before it is written.
+// chunk is how much is gathered before it is written: a block makes hundreds
+// of thousands of lines.
 const chunk = 256 << 10
 
 // writeFault is why a block was not written: the block itself, or the disk.
 type writeFault struct {
 	err     error
-	refused bool
+	refused bool // the block does not decode
 }
 
-// encoder
-type encoder struct{}
-
-// write puts one block into the current file.
+// write puts one block into the current file. A block that is refused leaves
+// nothing there.
 func (s *sink) write(data []byte) *writeFault {
 	if s.conf.Format == FormatBlock {
 		s.buf = appendRecord(s.buf[:0], data)
 		return s.flush()
 	}
-	return &writeFault{errors.New("pending"), true}
+	b, err := s.decode(data)
+	if err != nil {
+		return &writeFault{err, true}
+	}
+	for one := range b.All() {
+		s.buf = append(sample.AppendJSONLine(s.buf, &one), '\n')
+		if len(s.buf) < chunk {
+			continue
+		}
+		if fault := s.flush(); fault != nil {
+			return fault
+		}
+	}
+	return s.flush()
+}
+
+func (s *sink) decode(data []byte) (*block.Block, error) {
+	if s.decoder == nil {
+		d, err := block.NewDecoder()
+		if err != nil {
+			return nil, err
+		}
+		s.decoder = d
+	}
+	return s.decoder.Decode(data)
 }
 
 func (s *sink) flush() *writeFault {

@@ -14,6 +14,7 @@ import (
 
 	"millrace/internal/bytesize"
 	"millrace/internal/clock"
+	"millrace/sample/block"
 	"millrace/uploader"
 )
 
@@ -101,13 +102,13 @@ type sink struct {
 	log   *slog.Logger
 	fs    fileSystem
 
-	mu     sync.Mutex
-	closed bool
-	lock   lockFile
-	cur    *part  // the file that is being written, nil where there is none
-	seq    uint64 // of the last file
-	buf    []byte
-	enc    encoder
+	mu      sync.Mutex
+	closed  bool
+	lock    lockFile
+	cur     *part  // the file that is being written, nil where there is none
+	seq     uint64 // of the last file
+	buf     []byte
+	decoder *block.Decoder // for JSON Lines
 }
 
 // Limits implements uploader.Sink.

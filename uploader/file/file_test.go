@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"millrace/sample"
+	"millrace/sample/block"
 	"millrace/uploader"
 	"millrace/uploader/sinktest"
 )
@@ -200,6 +202,91 @@ func TestSuite(t *testing.T) {
 				}}
 		},
 	})
+}
+
+// lines are the JSON Lines of a block's samples, each once, in their order.
+func lines(b *block.Block) []byte {
+	var out []byte
+	for one := range b.All() {
+		out = append(sample.AppendJSONLine(out, &one), '\n')
+	}
+	return out
+}
+
+func TestSuiteInJSONLines(t *testing.T) {
+	sinktest.Run(t, sinktest.Harness{
+		Kind: Kind{},
+		Start: func(t *testing.T) *sinktest.Endpoint {
+			c := config(t)
+			c.Format = FormatJSONL
+			return &sinktest.Endpoint{Config: c,
+				Key: func(b *uploader.Block) string { return sinktest.PackedTag(b.Number) },
+				Bytes: func(b *uploader.Block) []byte {
+					d, err := block.NewDecoder()
+					if err != nil {
+						t.Fatal(err)
+					}
+					decoded, err := d.Decode(b.Data)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return lines(decoded)
+				},
+				Stored: func(t *testing.T) map[string][]byte {
+					out := map[string][]byte{}
+					for _, name := range list(t, c.Dir) {
+						text, err := os.ReadFile(filepath.Join(c.Dir, name))
+						if err != nil {
+							t.Fatal(err)
+						}
+						for line := range bytes.Lines(text) {
+							one, err := sample.ParseJSONLine(line)
+							if err != nil {
+								t.Fatal(err)
+							}
+							if !bytes.Contains(out[one.Tag], line) { // keyed by tag and time
+								out[one.Tag] = append(out[one.Tag], line...)
+							}
+						}
+					}
+					return out
+				}}
+		},
+		Block: sinktest.Packed,
+		// What is no block has no lines.
+		TooLarge: sinktest.Opaque,
+	})
+}
+
+func TestTornLineIsCut(t *testing.T) {
+	c := config(t)
+	c.Format = FormatJSONL
+	s, _ := open(t, c, clockAt())
+	first := sinktest.Packed(1)
+	if err := s.Send(t.Context(), []uploader.Block{first})[0]; err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(c.Dir, list(t, c.Dir)[0])
+	s.lock.Close() // as a crash would
+	s.lock = nil
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, append(whole, `{"tag":"plant/me`...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := open(t, c, clockAt())
+	if err := again.Send(t.Context(), []uploader.Block{sinktest.Packed(2)})[0]; err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(strings.TrimSuffix(name, partSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, whole) {
+		t.Errorf("after the crash the file ends with %q", got[max(len(got)-60, 0):])
+	}
 }
 
 func TestRotatesBySizeAndAge(t *testing.T) {

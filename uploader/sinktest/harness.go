@@ -5,6 +5,7 @@ package sinktest
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"millrace/internal/clock"
+	"millrace/sample"
 	"millrace/sample/block"
 	"millrace/uploader"
 )
@@ -83,6 +85,31 @@ func OpaqueOf(n uint64, size int) uploader.Block {
 		Count: 100, First: first, Last: first + int64(time.Second), Produced: 100 * n,
 	}}
 }
+
+// Packed returns a real block of 20 samples, all of one tag: PackedTag(n).
+func Packed(n uint64) uploader.Block {
+	enc, err := block.NewEncoder()
+	if err != nil {
+		panic("BUG: no encoder: " + err.Error())
+	}
+	out := Opaque(n)
+	enc.Reset([]string{PackedTag(n)})
+	for i := range int64(20) {
+		enc.Add(0, &sample.Sample{Tag: PackedTag(n), Value: sample.FloatValue(float64(n) + float64(i)/8), Time: out.Header.First + i*int64(time.Second)})
+	}
+	h := out.Header
+	out.Data, err = enc.Encode(nil, h)
+	if err == nil {
+		out.Header, err = block.ReadHeader(out.Data)
+	}
+	if err != nil {
+		panic("BUG: a block does not encode: " + err.Error())
+	}
+	return out
+}
+
+// PackedTag is the tag of Packed(n).
+func PackedTag(n uint64) string { return fmt.Sprintf("plant/meter/b%04d", n) }
 
 // Log returns a logger that writes nothing.
 func Log() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -31,6 +31,9 @@ func Run(t *testing.T, h Harness) {
 	t.Run("fault "+string(Slow), func(t *testing.T) { checkSlow(t, h) })
 	t.Run("fault "+string(Partial), func(t *testing.T) { checkPartial(t, h) })
 	t.Run("fault "+string(AnswerLost), func(t *testing.T) { checkAnswerLost(t, h) })
+	for _, fault := range []Fault{Down, Throttled, Partial, AnswerLost, Denied, Expired, Skewed} {
+		t.Run("loop through "+string(fault), func(t *testing.T) { checkLoop(t, h, fault) })
+	}
 }
 
 // send checks the shape of the answer too.
@@ -72,7 +75,7 @@ func mustHold(t *testing.T, e *Endpoint, blocks []uploader.Block) {
 		}
 		got, ok := stored[e.Key(b)]
 		if !ok {
-			t.Errorf("block %d is not stored under %q", b.Number, e.Key(b))
+			t.Errorf("block %d is not stored under %.80q", b.Number, e.Key(b))
 			continue
 		}
 		if !bytes.Equal(got, want) {
@@ -81,7 +84,7 @@ func mustHold(t *testing.T, e *Endpoint, blocks []uploader.Block) {
 		delete(stored, e.Key(b))
 	}
 	for key := range stored {
-		t.Errorf("the endpoint holds %q, which was not confirmed", key)
+		t.Errorf("the endpoint holds %.80q, which was not confirmed", key)
 	}
 }
 

@@ -5,10 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
@@ -95,53 +92,4 @@ func groupID(h *block.Header) string {
 func dedupID(b *uploader.Block) string {
 	sum := sha256.Sum256([]byte(b.Header.Identity()))
 	return hex.EncodeToString(sum[:])
-}
-
-// jsonBodies makes bodies in the JSON form. Its size is known only once it is
-// made, so bodies are kept between Size and Send, a bounded number of them.
-type jsonBodies struct {
-	most int
-
-	mu   sync.Mutex
-	kept map[uint64]jsonBody
-}
-
-type jsonBody struct {
-	text string
-	err  error
-}
-
-func newJSONBodies(most int) *jsonBodies {
-	return &jsonBodies{most: most, kept: map[uint64]jsonBody{}}
-}
-
-func (j *jsonBodies) body(b *uploader.Block) (string, error) {
-	j.mu.Lock()
-	made, ok := j.kept[b.Number]
-	j.mu.Unlock()
-	if ok {
-		return made.text, made.err
-	}
-	made.text, made.err = makeJSON(b.Data)
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if len(j.kept) >= j.most {
-		oldest := slices.Min(slices.Collect(maps.Keys(j.kept)))
-		delete(j.kept, oldest)
-	}
-	j.kept[b.Number] = made
-	return made.text, made.err
-}
-
-// size is that of the body; a block that cannot be made into one counts as
-// empty, and Send says why.
-func (j *jsonBodies) size(b *uploader.Block) int {
-	text, _ := j.body(b)
-	return len(text)
-}
-
-func (j *jsonBodies) forget(number uint64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	delete(j.kept, number)
 }

@@ -115,7 +115,10 @@ func (c *Config) Open(s uploader.Settings) (uploader.Sink, error) {
 		out.lanes = 1
 	}
 	if c.Format == FormatJSON {
-		enc := newJSONBodies(maxEntries * (out.lanes + 1))
+		enc, err := newJSONBodies(maxEntries * (out.lanes + 1))
+		if err != nil {
+			return nil, fmt.Errorf("sink %s: %w", s.Name, err)
+		}
 		out.pack, out.bodySize, out.schema, out.forget = enc.body, enc.size, SchemaJSON, enc.forget
 	}
 	out.limit.Store(maxBytes)

@@ -1,10 +1,14 @@
 package sqs
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -15,6 +19,7 @@ import (
 
 	"millrace/internal/secret"
 	"millrace/internal/sim/awssim"
+	"millrace/sample/block"
 	"millrace/uploader"
 	"millrace/uploader/awsconf"
 	"millrace/uploader/sinktest"
@@ -43,7 +48,7 @@ func startBench(t *testing.T, queue string, attrs map[string]string) *bench {
 		}
 	})
 	b := &bench{server: server, stored: map[string][]byte{}, last: map[string]map[string]types.MessageAttributeValue{}}
-	b.client = awssqs.New(awssqs.Options{Region: "eu-central-1", BaseEndpoint: aws.String(server.URL(awssim.ServiceSQS)),
+	b.client = awssqs.New(awssqs.Options{Region: "eu-central-1", HTTPClient: awsconf.Steady(http.DefaultClient), Retryer: aws.NopRetryer{}, BaseEndpoint: aws.String(server.URL(awssim.ServiceSQS)),
 		Credentials: credentials.NewStaticCredentialsProvider(keyID, secretKey, "")})
 	b.url = b.create(t, queue, attrs)
 	return b
@@ -131,7 +136,7 @@ func (b *bench) endpoint(c *Config) *sinktest.Endpoint {
 		Set: map[sinktest.Fault]func(bool){
 			sinktest.Down:       b.fault(awssim.Faults{Down: true}),
 			sinktest.Slow:       b.fault(awssim.Faults{Slow: time.Minute}),
-			sinktest.Throttled:  b.fault(awssim.Faults{Throttled: 1, RetryAfter: 1500 * time.Millisecond}),
+			sinktest.Throttled:  b.fault(awssim.Faults{Throttled: 1, RetryAfter: 200 * time.Millisecond}),
 			sinktest.AnswerLost: b.fault(awssim.Faults{AnswerLost: 1}),
 			sinktest.Denied:     b.fault(awssim.Faults{Denied: true}),
 			sinktest.Expired:    b.fault(awssim.Faults{Expired: true}),
@@ -172,6 +177,87 @@ func TestSuiteOnFIFOQueue(t *testing.T) {
 			return e
 		},
 	})
+}
+
+// gunzip undoes the packing of the JSON form.
+func gunzip(t *testing.T, packed []byte) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestSuiteInJSON(t *testing.T) {
+	sinktest.Run(t, sinktest.Harness{
+		Kind: Kind{},
+		Start: func(t *testing.T) *sinktest.Endpoint {
+			b := startBench(t, "plant", nil)
+			c := b.config(t)
+			c.Format = FormatJSON
+			e := b.endpoint(c)
+			received := e.Stored
+			e.Stored = func(t *testing.T) map[string][]byte {
+				out := received(t)
+				for key, packed := range out {
+					out[key] = gunzip(t, packed)
+				}
+				return out
+			}
+			e.Bytes = func(bl *uploader.Block) []byte {
+				d, err := block.NewDecoder()
+				if err != nil {
+					t.Fatal(err)
+				}
+				decoded, err := d.Decode(bl.Data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return block.AppendJSON(nil, decoded)
+			}
+			return e
+		},
+		Block: sinktest.Packed,
+		// What is no block has no JSON form.
+		TooLarge: sinktest.Opaque,
+	})
+}
+
+func TestJSONMessageSaysSo(t *testing.T) {
+	b := startBench(t, "plant", nil)
+	c := b.config(t)
+	c.Format = FormatJSON
+	s := open(t, c)
+	bl := sinktest.Packed(3)
+	if err := s.Send(t.Context(), []uploader.Block{bl})[0]; err != nil {
+		t.Fatal(err)
+	}
+	packed := b.receive(t)[blockKey(&bl)]
+	parsed, err := block.ParseJSON(gunzip(t, packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for one := range parsed.All() {
+		if one.Tag != sinktest.PackedTag(3) || one.Value.Float() != 3+float64(n)/8 {
+			t.Errorf("sample %d is %+v", n, one)
+		}
+		n++
+	}
+	if n != 20 || parsed.Header != bl.Header {
+		t.Errorf("%d samples, header %+v", n, parsed.Header)
+	}
+	if got := aws.ToString(b.last[blockKey(&bl)][AttrSchema].StringValue); got != SchemaJSON {
+		t.Errorf("schema is %q", got)
+	}
+	if size := s.Limits().Size(&bl); size != base64.StdEncoding.EncodedLen(len(packed))+s.attributesSize(&bl) {
+		t.Errorf("the size is counted as %d", size)
+	}
 }
 
 func open(t *testing.T, c *Config) *sink {
