@@ -324,3 +324,9 @@ func (c *checker) general() {
 		c.wrong("sinks", "there is no sink, so nothing would be delivered", "add one; configs/ has an example for each")
 	}
 }
+
+// Shapes returns the structs whose yaml keys a file may hold besides those of
+// protocols and sinks, for a test that every key is documented.
+func Shapes() map[string]any {
+	return map[string]any{"the file": file{}, "a source": fileSource{}, "a sink": fileSink{}}
+}

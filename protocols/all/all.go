@@ -3,12 +3,16 @@ package all
 
 import (
 	"millrace/protocols"
+	"millrace/protocols/http"
 	"millrace/protocols/modbus"
+	"millrace/protocols/mqtt"
 )
 
 // List returns every protocol.
 func List() []protocols.Protocol {
 	return []protocols.Protocol{
+		http.Protocol{},
 		modbus.Protocol{},
+		mqtt.Protocol{},
 	}
 }
