@@ -24,8 +24,9 @@ import (
 const (
 	maxItems     = 25
 	maxItemBytes = 400 << 10 // attribute names counted
-	// maxBytes bounds the memory of a request well below DynamoDB's 16 MB.
-	maxBytes = 4 << 20
+	// maxBytes bounds the memory of a request well below DynamoDB's 16 MB, which
+	// costs nothing: DynamoDB bills by the item.
+	maxBytes = 1 << 20
 )
 
 // The billing modes of tables that we create.

@@ -26,7 +26,7 @@ const (
 
 const (
 	maxBlocks = 64      // of one Send, which costs one fsync
-	maxBytes  = 4 << 20 // of one Send
+	maxBytes  = 1 << 20 // of one Send
 )
 
 // Kind is the kind of sink `type: file`.

@@ -48,6 +48,7 @@ type queue struct {
 	dedup    map[string]sentOnce
 	sequence uint64
 	purged   time.Time
+	swept    time.Time // when expire last looked
 	changed  chan struct{} // closed when a message is added or becomes visible
 }
 
@@ -92,8 +93,12 @@ func (q *queue) notify() {
 	q.changed = make(chan struct{})
 }
 
-// expire drops what is older than the retention period.
+// expire drops what is older than the retention period; it looks once a second.
 func (q *queue) expire(now time.Time) {
+	if now.Sub(q.swept) < time.Second {
+		return
+	}
+	q.swept = now
 	oldest := now.Add(-q.seconds("MessageRetentionPeriod"))
 	q.messages = slices.DeleteFunc(q.messages, func(m *message) bool {
 		if m.sent.Before(oldest) {
@@ -117,7 +122,7 @@ func (q *queue) add(m *message, delay time.Duration) (stored bool) {
 	now := time.Now()
 	q.expire(now)
 	if q.fifo {
-		if d, seen := q.dedup[m.dedup]; seen {
+		if d, seen := q.dedup[m.dedup]; seen && now.Sub(d.at) < dedupInterval {
 			m.id, m.seq = d.id, d.seq
 			return false
 		}
