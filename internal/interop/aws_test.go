@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	awsddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"millrace/internal/clock"
 	"millrace/protocols/protocolstest"
@@ -128,13 +130,18 @@ func sqsClient(t *testing.T, endpoint string) *awssqs.Client {
 	return awssqs.New(awssqs.Options{Region: region, BaseEndpoint: &endpoint, Credentials: keys(t)})
 }
 
-// receive takes every message of a queue, as base64 bodies with their
-// attributes, until want have come.
-func receive(t *testing.T, client *awssqs.Client, queue string, want int) map[string]map[string]string {
+// message is one message of a queue.
+type message struct {
+	body  string
+	attrs map[string]string
+}
+
+// receive takes messages off a queue until it has want of them or more, or
+// nothing has come for a minute.
+func receive(t *testing.T, client *awssqs.Client, queue string, want int) []message {
 	t.Helper()
-	got := map[string]map[string]string{}
-	deadline := time.Now().Add(patience)
-	for len(got) < want && time.Now().Before(deadline) {
+	var got []message
+	for deadline := time.Now().Add(patience); len(got) < want && time.Now().Before(deadline); {
 		out, err := client.ReceiveMessage(t.Context(), &awssqs.ReceiveMessageInput{
 			QueueUrl: &queue, MaxNumberOfMessages: 10, WaitTimeSeconds: 1, MessageAttributeNames: []string{"All"}})
 		if err != nil {
@@ -145,16 +152,28 @@ func receive(t *testing.T, client *awssqs.Client, queue string, want int) map[st
 			for name, v := range m.MessageAttributes {
 				attrs[name] = aws.ToString(v.StringValue)
 			}
-			if got[*m.Body] != nil {
-				t.Errorf("a block came twice: %v", attrs)
-			}
-			got[*m.Body] = attrs
+			got = append(got, message{*m.Body, attrs})
 			if _, err := client.DeleteMessage(t.Context(), &awssqs.DeleteMessageInput{QueueUrl: &queue, ReceiptHandle: m.ReceiptHandle}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	return got
+}
+
+// waiting returns how many messages a queue holds.
+func waiting(t *testing.T, client *awssqs.Client, queue string) int {
+	t.Helper()
+	const name = sqstypes.QueueAttributeNameApproximateNumberOfMessages
+	out, err := client.GetQueueAttributes(t.Context(), &awssqs.GetQueueAttributesInput{QueueUrl: &queue, AttributeNames: []sqstypes.QueueAttributeName{name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(out.Attributes[string(name)])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestBlocksGoThroughElasticMQ(t *testing.T) {
@@ -176,7 +195,11 @@ func TestBlocksGoThroughElasticMQ(t *testing.T) {
 			}
 			list := blocks(time.Now(), 1, 100, 1000, 10_000, 60_000, 180<<10, 5, 6, 7, 8, 9, 10, 11, 12, 13)
 			deliver(t, sink, list)
-			got := receive(t, client, *made.QueueUrl, len(list))
+			arrived := receive(t, client, *made.QueueUrl, len(list))
+			got := map[string]map[string]string{}
+			for _, m := range arrived {
+				got[m.body] = m.attrs
+			}
 			for i := range list {
 				h := &list[i].Header
 				attrs := got[base64.StdEncoding.EncodeToString(list[i].Data)]
@@ -194,8 +217,8 @@ func TestBlocksGoThroughElasticMQ(t *testing.T) {
 					}
 				}
 			}
-			if len(got) != len(list) {
-				t.Errorf("%d messages of %d", len(got), len(list))
+			if len(arrived) != len(list) {
+				t.Errorf("%d messages of %d blocks", len(arrived), len(list))
 			}
 		})
 	}
