@@ -48,7 +48,7 @@ type queue struct {
 	dedup    map[string]sentOnce
 	sequence uint64
 	purged   time.Time
-	swept    time.Time // when expire last looked
+	swept    time.Time     // when expire last looked
 	changed  chan struct{} // closed when a message is added or becomes visible
 }
 
