@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -244,14 +245,27 @@ func (s *Spool) failed(op string, need int64, err error) error {
 	return s.breakDown(op, err)
 }
 
-// breakDown stops the spool for good.
+// breakDown stops the spool for good. A tail whose pages fail is marked, so
+// that the next opening does not end here again.
 func (s *Spool) breakDown(op string, err error) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.broken == nil {
-		s.broken = &BrokenError{Dir: s.o.Dir, Op: op, Err: err}
+	if s.broken != nil {
+		defer s.mu.Unlock()
+		return s.broken
 	}
-	return s.broken
+	s.broken = &BrokenError{Dir: s.o.Dir, Op: op, Err: err}
+	broken, tail := s.broken, ""
+	if n := len(s.segs); n > 0 {
+		tail = s.segs[n-1].path
+	}
+	s.mu.Unlock()
+	var corrupt *corruptError
+	if errors.As(err, &corrupt) && corrupt.path == tail && !s.readOnly {
+		if err := os.WriteFile(tail+badSuffix, []byte(corrupt.why), fileMode); err != nil {
+			s.log.Error("a corrupt tail could not be marked as such", "file", tail, "error", err)
+		}
+	}
+	return broken
 }
 
 // usable returns why the spool takes nothing more, or nil.

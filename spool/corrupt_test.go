@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -305,4 +306,135 @@ func TestEvictUnreadable(t *testing.T) {
 	}
 	w.drain("cloud")
 	w.balance("cloud")
+}
+
+// Whatever bytes of whatever file are spoilt, the spool opens, gives nothing
+// that was not committed, and says that something is lost where it is.
+func TestRandomDamage(t *testing.T) {
+	rounds := 40
+	if os.Getenv("MILLRACE_FAULTS") == "full" {
+		rounds = 3000
+	}
+	w := prepare(t)
+	if err := w.s.Bury("cloud", 1, "x"); err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+	for seed := range rounds {
+		rnd := rand.New(rand.NewPCG(uint64(seed), 5))
+		n := &snapshots{w: w}
+		if err := n.take("whole"); err != nil {
+			t.Fatal(err)
+		}
+		files, _ := filepath.Glob(filepath.Join(n.dirs[0], "*.*"))
+		for range 1 + rnd.IntN(2) {
+			path := files[rnd.IntN(len(files))]
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			used := min(len(data), 1+bytes.LastIndexFunc(data, func(r rune) bool { return r != 0 }))
+			at := rnd.IntN(used)
+			switch rnd.IntN(3) {
+			case 0:
+				data[at] ^= byte(1 + rnd.IntN(255))
+			case 1:
+				for i := at; i < min(at+512, len(data)); i++ {
+					data[i] = byte(rnd.Uint32())
+				}
+			default:
+				page := data[at&^4095:]
+				clear(page[:min(4096, len(page))])
+			}
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := n.openCopy(0)
+		got := c.drain("cloud")
+		dead, err := c.s.Dead()
+		if err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		if lost := len(c.s.Losses()) > 0; !lost && got+len(dead) < 12 {
+			t.Errorf("seed %d: %d blocks and %d dead letters of 12, and no loss", seed, got, len(dead))
+		}
+		if err := c.s.Close(); err != nil {
+			as[*BrokenError](t, err)
+		}
+		_ = os.RemoveAll(n.dirs[0])
+	}
+}
+
+// A tail that reads, but fails at every transaction, ends one run and not the
+// next.
+func TestTailFailsInUse(t *testing.T) {
+	w := prepare(t)
+	w.s.hooks.step = func(label string) error {
+		if label == "commit" {
+			panic("page 7: not a leaf")
+		}
+		return nil
+	}
+	as[*BrokenError](t, w.try(&Commit{Blocks: []Block{{Stream: 1, Seq: 99, Data: payload(1, 99, 10)}}}))
+	w.closeBroken()
+	r, err := OpenReadOnly(w.o.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "blocks, read only", len(first(r.List(99))), 12)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	if !w.st.Created {
+		t.Error("the tail that failed is the tail again")
+	}
+	if l := w.s.Losses(); len(l) != 1 || l[0].Stream != 7 || l[0].Count != 70 {
+		t.Errorf("losses %+v", l)
+	}
+	epoch := w.st.Epoch
+	w.commit(&Commit{Meta: []KV{{"k", []byte("w")}}})
+	w.reopen()
+	equal(t, "blocks", w.drain("cloud"), 12)
+	if w.st.Epoch != epoch || len(w.s.Losses()) != 1 {
+		t.Errorf("epoch %x after %x, losses %v", w.st.Epoch, epoch, w.s.Losses())
+	}
+	if marks, _ := filepath.Glob(filepath.Join(w.o.Dir, "*"+badSuffix)); len(marks) > 0 {
+		t.Errorf("left: %v", marks)
+	}
+}
+
+// One meta page that fails would take the spool a transaction back.
+func TestMetaPageIsLost(t *testing.T) {
+	for page := range 2 {
+		w := prepare(t)
+		if err := w.s.Bury("cloud", 1, "x"); err != nil {
+			t.Fatal(err)
+		}
+		w.close()
+		for _, path := range []string{w.path(3), filepath.Join(w.o.Dir, deadName)} {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[page*os.Getpagesize()+20] ^= 1
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.open()
+		unknown := 0
+		for _, l := range w.s.Losses() {
+			if l.Unknown {
+				unknown++
+			}
+		}
+		if !w.st.Created || unknown != 2 {
+			t.Errorf("page %d: created %v, losses %+v", page, w.st.Created, w.s.Losses())
+		}
+		n := len(w.s.Losses())
+		w.reopen()
+		equal(t, "losses, opened again", len(w.s.Losses()), n)
+	}
 }

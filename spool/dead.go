@@ -18,6 +18,9 @@ const (
 	deadName = "dead.db"
 	// deadShare is the part of the bound that dead letters may take.
 	deadShare = 8
+	// allDead in a loss stands for every dead letter of a file that does not
+	// read.
+	allDead = 1<<64 - 1
 )
 
 var (
@@ -79,8 +82,8 @@ func (s *Spool) deadUpdate(fn func(*bolt.Tx) error) error {
 // createDead makes the file where there is none. Its ids start above those of
 // letters whose removal was declared.
 func (s *Spool) createDead() error {
-	if _, err := os.Stat(s.deadPath()); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if exists(s.deadPath()) {
+		return nil
 	}
 	temp := s.deadPath() + tempSuffix
 	if err := os.RemoveAll(temp); err != nil {
@@ -89,7 +92,9 @@ func (s *Spool) createDead() error {
 	above := uint64(0)
 	s.mu.Lock()
 	for i := range s.losses {
-		above = max(above, s.losses[i].Dead)
+		if id := s.losses[i].Dead; id != allDead {
+			above = max(above, id)
+		}
 	}
 	s.mu.Unlock()
 	db, err := openFile(temp, &bolt.Options{NoStatistics: true})
@@ -116,7 +121,7 @@ func (s *Spool) createDead() error {
 // deadView runs fn in a read transaction, or not at all where there are no
 // dead letters.
 func (s *Spool) deadView(fn func(*bolt.Tx) error) error {
-	if _, err := os.Stat(s.deadPath()); errors.Is(err, fs.ErrNotExist) {
+	if !exists(s.deadPath()) {
 		return nil
 	}
 	db, err := openFile(s.deadPath(), &bolt.Options{ReadOnly: true, NoStatistics: true})
@@ -163,16 +168,51 @@ func readLetter(k, stored []byte) (l DeadLetter, ok bool) {
 	return l, ok && json.Unmarshal(v, &l) == nil
 }
 
-// openDead counts the dead letters. A file that does not read is put aside,
-// and what it held is declared.
+// openDead counts the dead letters. What a file that does not read held is
+// declared, and then the file is put aside: in the other order a crash between
+// the two would keep the loss secret.
 func (s *Spool) openDead(op *opening) error {
 	err := s.countDead()
+	if err == nil && !s.readOnly && exists(s.deadPath()) {
+		// Opened to write, bbolt reads more of it.
+		var h *handle
+		if h, err = openFile(s.deadPath(), &bolt.Options{NoStatistics: true}); err == nil {
+			err = h.Close()
+		}
+	}
 	var corrupt *corruptError
+	if err == nil && !s.readOnly {
+		return s.checkDead(op)
+	}
 	if !errors.As(err, &corrupt) || s.readOnly {
 		return err
 	}
+	op.deadBroken = corrupt
+	declared := slices.ContainsFunc(s.losses, func(l storedLoss) bool { return l.Dead == allDead })
+	op.change = op.change || !declared
+	op.loseDead = !declared
+	return nil
+}
+
+// checkDead declares a last transaction that may be gone. The next one on the
+// file writes the meta page again.
+func (s *Spool) checkDead(op *opening) error {
+	if !exists(s.deadPath()) {
+		return nil
+	}
+	ok, err := wholeMetas(s.deadPath(), os.Getpagesize())
+	if err != nil || ok {
+		return err
+	}
+	s.log.Error("a meta page of the dead letters does not read; the last change of them may be gone, and is declared lost", "file", s.deadPath())
 	op.lose(Loss{Stream: NoStream, Unknown: true})
-	return s.putAside(&segment{path: s.deadPath()}, corrupt.why)
+	op.deadStale = true
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Bury moves a block that a sink refused for good out of its way: its bytes
@@ -312,7 +352,7 @@ func (s *Spool) removeDeclaredDead() error {
 	losses, count := slices.Clone(s.losses), s.dead.count
 	s.mu.Unlock()
 	for i := range losses {
-		if losses[i].Dead == 0 || count == 0 {
+		if losses[i].Dead == 0 || losses[i].Dead == allDead || count == 0 {
 			continue
 		}
 		if err := s.removeLetter(losses[i].Dead); err != nil {

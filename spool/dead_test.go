@@ -129,11 +129,26 @@ func TestDeadLettersAreLost(t *testing.T) {
 	if err := os.Truncate(filepath.Join(w.o.Dir, deadName), 5000); err != nil {
 		t.Fatal(err)
 	}
+	n := &snapshots{w: w}
+	w.h.step = n.take
 	w.open()
+	w.s.hooks.step, w.h.step = nil, nil
 	if l := w.s.Losses(); len(l) != 1 || !l[0].Unknown {
 		t.Errorf("losses %+v", l)
 	}
 	equal(t, "dead letters", w.s.Stats().DeadLetters, 0)
 	w.reopen()
 	equal(t, "losses, opened again", len(w.s.Losses()), 1)
+	w.commit(&Commit{Blocks: []Block{w.block(1, 900)}})
+	if err := w.s.Bury("cloud", 2, "y"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "dead letters", w.s.Stats().DeadLetters, 1)
+
+	equal(t, "steps", n.labels, []string{"open", "open done"})
+	for i := range n.dirs {
+		c := n.openCopy(i)
+		equal(t, n.labels[i]+": losses", len(c.s.Losses()), 1)
+		c.close()
+	}
 }

@@ -35,7 +35,7 @@ func (s *Spool) startEpoch(ids []uint64, op *opening) error {
 		return nil
 	}
 	if len(ids) > 0 {
-		s.lostParts(ids[len(ids)-1], op.broken.successor, t)
+		s.lostParts(ids[len(ids)-1], op.broken, t)
 	}
 	g := &segment{id: id, path: segmentPath(s.o.Dir, id), first: t.next, next: t.next}
 	c := &change{counters: t.counters, losses: t.losses}
@@ -79,14 +79,14 @@ func (s *Spool) oldState(g *segment, t *tailState) bool {
 
 // lostParts declares what the open tier of a tail without state held. Its
 // parts cannot be sealed: which tags they are about is lost.
-func (s *Spool) lostParts(id uint64, successor bool, t *tailState) {
+func (s *Spool) lostParts(id uint64, why *corruptError, t *tailState) {
 	lose := func(l Loss) {
 		l.ID, l.Cause, l.At = t.loss, CauseCorrupt, s.o.Clock.Now()
 		t.loss++
 		t.losses = append(t.losses, storedLoss{Loss: l})
 	}
 	i := slices.IndexFunc(s.segs, func(g *segment) bool { return g.id == id })
-	if i < 0 || successor { // the file is put aside or gone: what it held is not known
+	if i < 0 || why.successor { // the file is put aside or gone: what it held is not known
 		lose(Loss{Stream: NoStream, Unknown: true})
 		return
 	}
@@ -105,7 +105,7 @@ func (s *Spool) lostParts(id uint64, successor bool, t *tailState) {
 		loadOpen(tx, known, func(p Part) { lose(partLoss(p)) })
 		return nil
 	})
-	cut := err != nil
+	cut := err != nil || why.lastLost
 	for _, d := range known.damaged {
 		cut = cut || d.cut
 		for _, p := range d.lost {

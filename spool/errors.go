@@ -67,6 +67,8 @@ type corruptError struct {
 	why  string
 	// successor is set where the file reads, and the one after it is missing.
 	successor bool
+	// lastLost is set where the file reads but may be a transaction behind.
+	lastLost bool
 }
 
 func (e *corruptError) Error() string { return fmt.Sprintf("%s is corrupt: %s", e.path, e.why) }

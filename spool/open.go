@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -124,6 +125,10 @@ type opening struct {
 	broken *corruptError
 	change bool // there is something to store
 	lost   []Loss
+
+	deadBroken *corruptError // the dead letters do not read
+	loseDead   bool          // and that is not declared yet
+	deadStale  bool          // a meta page of theirs does not read
 }
 
 // lose notes a loss that the opening declares.
@@ -230,7 +235,27 @@ func (s *Spool) listFiles() (ids []uint64, err error) {
 		}
 	}
 	slices.Sort(ids)
-	return ids, nil
+	return ids, s.removeMarks(ids)
+}
+
+// removeMarks forgets what failed once and is not the tail any more.
+func (s *Spool) removeMarks(ids []uint64) error {
+	if s.readOnly || len(ids) == 0 {
+		return nil
+	}
+	marks, err := filepath.Glob(filepath.Join(s.o.Dir, "*"+badSuffix))
+	if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		if m == segmentPath(s.o.Dir, ids[len(ids)-1])+badSuffix {
+			continue
+		}
+		if err := os.Remove(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // loadTail opens the newest segment and reads the state from it. The others
@@ -244,7 +269,13 @@ func (s *Spool) loadTail(ids []uint64, op *opening) error {
 		return nil
 	}
 	g := s.segs[len(s.segs)-1]
-	err := s.openForState(g)
+	err := markedBad(g)
+	if err == nil {
+		err = s.openForState(g)
+	}
+	if err == nil {
+		err = g.checkMetas()
+	}
 	if err == nil {
 		err = g.view(s.o.Clock.Now(), func(tx *bolt.Tx) error {
 			var err error
@@ -281,6 +312,18 @@ func (s *Spool) loadTail(ids []uint64, op *opening) error {
 		}
 	}
 	return nil
+}
+
+// markedBad fails where the last run found that the tail does not work.
+func markedBad(g *segment) error {
+	why, err := os.ReadFile(g.path + badSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &corruptError{path: g.path, why: "it failed while it was in use: " + string(why)}
 }
 
 func (s *Spool) openForState(g *segment) error {
@@ -324,7 +367,7 @@ func (s *Spool) putAside(g *segment, why string) error {
 	if err := syncDir(s.o.Dir); err != nil {
 		return fmt.Errorf("spool %s: %w", s.o.Dir, err)
 	}
-	s.log.Error("a segment does not read; it is put aside, and what it held and no sink had is declared lost",
+	s.log.Error("a file does not read; it is put aside, and what it held that some sink lacks is declared lost",
 		"file", g.path, "renamed", filepath.Base(to), "error", why)
 	size, err := fileSize(to)
 	if err != nil {
@@ -348,9 +391,23 @@ func (s *Spool) finishOpening(op *opening) error {
 			for _, l := range op.lost {
 				c.addLoss(l, CauseCorrupt, s.now())
 			}
+			if op.loseDead {
+				c.addLoss(Loss{Stream: NoStream, Unknown: true}, CauseCorrupt, s.now())
+				c.losses[len(c.losses)-1].Dead = allDead
+			}
 			return c
 		})
 		if err != nil {
+			return err
+		}
+	}
+	if op.deadStale {
+		if err := s.deadUpdate(func(*bolt.Tx) error { return nil }); err != nil {
+			return s.failed("dead letters", 0, err)
+		}
+	}
+	if op.deadBroken != nil {
+		if err := s.putAside(&segment{path: s.deadPath()}, op.deadBroken.why); err != nil {
 			return err
 		}
 	}

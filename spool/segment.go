@@ -23,6 +23,7 @@ const (
 	segmentSuffix = ".seg"
 	tempSuffix    = ".tmp"
 	corruptMark   = ".corrupt-"
+	badSuffix     = ".bad" // marks a tail that failed while it was in use
 	fileMode      = 0o600
 	// lockWait is how long bbolt waits for its own lock on a file. The
 	// directory's lock comes first, so that it is free but for a process that
@@ -212,6 +213,15 @@ func (g *segment) open() error {
 	return nil
 }
 
+// checkMetas refuses a file that may have lost its last transaction.
+func (g *segment) checkMetas() error {
+	ok, err := wholeMetas(g.path, g.db.Info().PageSize)
+	if err == nil && !ok {
+		err = &corruptError{path: g.path, why: "a meta page does not read, so that its last transaction may be gone", lastLost: true}
+	}
+	return err
+}
+
 // whole refuses a file that is shorter than its pages.
 func (g *segment) whole(tx *bolt.Tx) error {
 	info, err := os.Stat(g.path)
@@ -284,14 +294,20 @@ func (g *segment) blocks(tx *bolt.Tx, from uint64, fn func(h *blockHeader, key [
 
 // data returns the bytes of the block under key, which are the file's own
 // memory, or nil where they are not what the header says.
-func (g *segment) data(tx *bolt.Tx, h *blockHeader, key []byte) []byte {
-	b := tx.Bucket(bucketBlocks).Bucket(key)
-	if b == nil {
-		return nil
-	}
+func (g *segment) data(tx *bolt.Tx, h *blockHeader, key []byte) (data []byte) {
 	g.touched.Add(int64(h.Bytes))
-	data := b.Get(keyData)
-	if data == nil || !h.matches(data) {
+	// The pages of one block that do not read are that block's loss, not the
+	// segment's.
+	err := guard(g.path, func() error {
+		if b := tx.Bucket(bucketBlocks).Bucket(key); b != nil {
+			data = b.Get(keyData)
+		}
+		if data != nil && !h.matches(data) {
+			data = nil
+		}
+		return nil
+	})
+	if err != nil {
 		return nil
 	}
 	return data

@@ -92,6 +92,9 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 	if t.losses, err = loadLosses(tx, path); err != nil {
 		return nil, err
 	}
+	if tx.Bucket(bucketOpen) == nil || tx.Bucket(bucketBlocks) == nil {
+		return nil, bad("its list of buckets")
+	}
 	loadOpen(tx, t, part)
 	return t, nil
 }
@@ -192,7 +195,7 @@ func loadOpen(tx *bolt.Tx, t *tailState, part func(Part)) {
 func each(tx *bolt.Tx, bucket []byte, fn func(k, v []byte) error) error {
 	b := tx.Bucket(bucket)
 	if b == nil {
-		return nil
+		return &corruptError{path: tx.DB().Path(), why: fmt.Sprintf("bucket %s is missing", bucket)}
 	}
 	return b.ForEach(fn)
 }

@@ -133,8 +133,6 @@ func checkFiles(t *testing.T, dir string) {
 	}
 }
 
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
-
 // payload is bytes that tell where they belong.
 func payload(stream uint32, seq uint64, size int) []byte {
 	b := make([]byte, max(size, 12))
