@@ -3,7 +3,7 @@
 # tests that millrace passes on them:
 #
 #   Eclipse Mosquitto       Debian, by apt-get download (no root needed), or the one on PATH
-#   pymodbus, asyncua       PyPI, in a virtual environment
+#   pymodbus, asyncua       PyPI, in a virtual environment; zstandard too, for docs/decode_block.py
 #   ElasticMQ               Maven Central
 #   DynamoDB Local          Maven Central; its licence forbids passing it on, so it stays in .cache
 #
@@ -77,7 +77,7 @@ install_mosquitto() {
 install_python() {
 	"$python" -m venv "$1" &&
 		"$1/bin/pip" install --quiet --requirement "$servers/requirements.txt" &&
-		"$1/bin/python" -c 'import asyncua, pymodbus'
+		"$1/bin/python" -c 'import asyncua, pymodbus, zstandard'
 }
 
 install_jars() {
@@ -102,7 +102,7 @@ python=/usr/bin/python3
 [ -x "$python" ] || python=$(command -v python3 || true)
 if [ -n "$python" ]; then
 	install python "$(grep -v '^#' "$servers/requirements.txt" | paste -sd ' ')" install_python &&
-		export MILLRACE_INTEROP_PYTHON=$cache/python/bin/python
+		export MILLRACE_INTEROP_PYTHON=$cache/python/bin/python PATH=$cache/python/bin:$PATH
 else
 	excused+=("python: there is no python3")
 fi || true
@@ -132,8 +132,8 @@ skips=$(awk '
 	/^=== (RUN|NAME|CONT) / {name = $3; next}
 	/^ *[a-z_0-9]*\.go:[0-9]+: / {text = $0; sub(/^ *[a-z_0-9]*\.go:[0-9]+: /, "", text); last[name] = text}
 	/^ *--- SKIP: / {print $3 ": " last[$3]}' "$logs/test")
-absent=$(grep 'is not installed; run make interop' <<<"$skips" || true)
-known=$(grep -v 'is not installed; run make interop' <<<"$skips" | grep . || true)
+absent=$(grep 'is not installed' <<<"$skips" || true)
+known=$(grep -v 'is not installed' <<<"$skips" | grep . || true)
 skipped=$(grep -c . <<<"$absent" || true)
 
 echo
