@@ -249,6 +249,11 @@ func (e *Encoder) encodeUniform(mask int, kind uint8, rows []uint64) {
 		sh.set(mask, 1<<slotNull)
 	case sample.Float64:
 		scale, bad := e.splitFloats(rows)
+		if bad == 0 && scale>>4 == scaleFloat32 && e.rawIsCheaper(rows) {
+			sh.set(mask, 1<<slotRaw)
+			e.raw(rows)
+			return
+		}
 		if bad == 0 {
 			sh.set(mask, 1<<slotDecimal)
 			e.numbers(scale, v.ints[slotDecimal])
@@ -358,22 +363,35 @@ func (e *Encoder) numbers(scale byte, x []int64) {
 // raw codes the bits of floats as integers in the order of the floats, without
 // the low bits that are zero in all.
 func (e *Encoder) raw(rows []uint64) {
+	x, shift := e.ordered(rows)
+	e.shapes.byte(shift)
+	e.shapes.column(e.tok.ints(x))
+}
+
+// rawIsCheaper compares float32 noise, which is a decimal of nine digits too,
+// with the decimals in ints[slotDecimal].
+func (e *Encoder) rawIsCheaper(rows []uint64) bool {
+	x, _ := e.ordered(rows)
+	_, raw := predict(x)
+	_, decimal := predict(e.value.ints[slotDecimal])
+	return raw < decimal
+}
+
+// ordered returns floats' bits as integers in the order of the floats, less
+// the low bits that are zero in all.
+func (e *Encoder) ordered(rows []uint64) ([]int64, byte) {
 	all := uint64(0)
 	for _, b := range rows {
 		all |= b
 	}
-	shift := uint(bits.TrailingZeros64(all &^ (1 << 63)))
-	if shift > 63 {
-		shift = 63
-	}
+	shift := min(uint(bits.TrailingZeros64(all&^(1<<63))), 63)
 	x := grow(e.value.ints[slotRaw], len(rows))
 	e.value.ints[slotRaw] = x
 	for i, b := range rows {
 		m := int64(b &^ (1 << 63) >> shift)
 		x[i] = m ^ int64(b)>>63
 	}
-	e.shapes.byte(byte(shift))
-	e.shapes.column(e.tok.ints(x))
+	return x, byte(shift)
 }
 
 func (e *Encoder) encodeQuality(from, to int) bool {
@@ -469,11 +487,15 @@ func (e *Encoder) frontColumn(x []int64) pending {
 // buildMeta writes what goes through zstd: frequency tables, tag names,
 // strings, qualities, descriptions of the columns.
 func (e *Encoder) buildMeta() error {
+	for _, t := range e.used {
+		if n := len(e.tags[t]); n > sample.MaxTagBytes {
+			return fmt.Errorf("a tag name of %d bytes, the most is %d", n, sample.MaxTagBytes)
+		}
+	}
 	m := e.tok.appendTables(e.meta[:0])
 	m = binary.AppendUvarint(m, uint64(len(e.used)))
 	m = e.appendNames(m)
-	size := len(m) + e.strBytes
-	if size > maxMeta/2 {
+	if e.strBytes > maxMeta/2 {
 		return fmt.Errorf("%w: %d bytes of strings", ErrTooLarge, e.strBytes)
 	}
 	m = binary.AppendUvarint(m, uint64(len(e.strs)))
@@ -686,6 +708,8 @@ func guessScale(rows []uint64) (mode byte, d int, ok bool) {
 			if n, ok := decimals(f, m, 0); ok {
 				fits++
 				most = max(most, n)
+			} else if (finite-fits)*4 > looks {
+				break
 			}
 		}
 		if fits*4 >= finite*3 && fits > 0 {

@@ -19,6 +19,7 @@ type Decoder struct {
 	out  Block
 	left int // samples that no column has claimed yet
 
+	name    []byte
 	strs    []string
 	quality []uint32
 	shapes  [][]byte
@@ -78,9 +79,10 @@ func NewDecoder() (*Decoder, error) {
 // Decode checks and unpacks a block. The result is valid until the next Decode;
 // strings in it may be kept. Errors wrap ErrCorrupt or ErrVersion.
 //
-// Whatever data holds, memory is bounded: MaxSamples samples at most, and names
-// and strings of at most 64 KiB more than 1024 times their packed size, and of
-// 32 MiB. That is about 20 MB for a hostile block of 1 KB.
+// Whatever data holds, memory is bounded: by MaxSamples samples of some 80
+// bytes, and by MaxDictionary names of MaxTagBytes; names and strings together
+// unpack to no more than 64 KiB and 1024 times their packed size, nor than 32
+// MiB. A hostile block of 1 KB takes under 60 MB.
 func (d *Decoder) Decode(data []byte) (*Block, error) {
 	if err := Verify(data); err != nil {
 		return nil, err
@@ -90,7 +92,6 @@ func (d *Decoder) Decode(data []byte) (*Block, error) {
 		return nil, err
 	}
 	d.out.Header = h
-	d.out.Columns = d.out.Columns[:0]
 	if err := d.body(rest); err != nil {
 		return nil, fmt.Errorf("block %s: %w", h.Identity(), err)
 	}
@@ -142,7 +143,7 @@ func (d *Decoder) unpackMeta(r *reader) ([]byte, error) {
 	if packed == 0 {
 		return r.take(size), r.err
 	}
-	if packed > uint64(len(r.b)) || size > metaSlack+maxMetaRatio*int(packed) {
+	if packed > uint64(len(r.b)) || uint64(size) > metaSlack+maxMetaRatio*packed {
 		r.fail("names of %d bytes from %d bytes", size, packed)
 		return nil, r.err
 	}
@@ -160,40 +161,39 @@ func (d *Decoder) unpackMeta(r *reader) ([]byte, error) {
 func (d *Decoder) readNames(m *reader, n int) {
 	d.tmp[0], d.tmp[1] = grow(d.tmp[0], n), grow(d.tmp[1], n)
 	shared, own := d.tmp[0], d.tmp[1]
-	total := 0
 	for i := range n {
-		shared[i] = int64(m.count(maxMeta, "shared bytes"))
+		shared[i] = int64(m.count(sample.MaxTagBytes, "shared bytes"))
 	}
 	for i := range n {
-		own[i] = int64(m.count(len(m.b), "bytes of a name"))
-		if total += int(shared[i] + own[i]); total > maxMeta {
-			m.fail("names of more than %d bytes", maxMeta)
-			return
-		}
+		own[i] = int64(m.count(sample.MaxTagBytes, "bytes of a name"))
 	}
-	before := ""
+	d.name = d.name[:0]
 	d.out.Columns = grow(d.out.Columns, n)
 	for i := range n {
-		if int(shared[i]) > len(before) {
-			m.fail("a name shares more than there is")
+		if int(shared[i]) > len(d.name) || shared[i]+own[i] > sample.MaxTagBytes {
+			m.fail("a name shares more than there is, or is longer than %d bytes", sample.MaxTagBytes)
 			return
 		}
-		before = before[:shared[i]] + string(m.take(int(own[i])))
-		d.out.Columns[i] = Column{Tag: before}
+		d.name = append(d.name[:shared[i]], m.take(int(own[i]))...)
+		// The next block is mostly of the same tags.
+		tag := d.out.Columns[i].Tag
+		if tag != string(d.name) {
+			tag = string(d.name)
+		}
+		d.out.Columns[i] = Column{Tag: tag}
 	}
 }
 
 func (d *Decoder) readStrings(m *reader) {
-	n := m.count(len(m.b), "strings")
-	d.strs = d.strs[:0]
-	d.tmp[0] = grow(d.tmp[0], n)
+	n := m.count(min(len(m.b), 2*d.out.Count+1), "strings")
+	d.strs, d.tmp[0] = grow(d.strs, n), grow(d.tmp[0], n)
 	for i := range n {
 		d.tmp[0][i] = int64(m.count(len(m.b), "bytes of a string"))
 	}
-	for _, k := range d.tmp[0] {
-		d.strs = append(d.strs, string(m.take(int(k))))
+	for i, k := range d.tmp[0] {
+		d.strs[i] = string(m.take(int(k)))
 	}
-	n = m.count(len(m.b)/4, "quality codes")
+	n = m.count(min(len(m.b)/4, d.out.Count), "quality codes")
 	d.quality = append(d.quality[:0], 0)
 	for range n {
 		d.quality = append(d.quality, m.uint32())
@@ -202,7 +202,7 @@ func (d *Decoder) readStrings(m *reader) {
 
 // readShapes reads the shapes and what describes the columns of time.
 func (d *Decoder) readShapes(m *reader, tags int) {
-	n := m.count(len(m.b), "shapes")
+	n := m.count(tags, "shapes")
 	sizes := m.take(n)
 	d.shapes = d.shapes[:0]
 	for _, k := range sizes {

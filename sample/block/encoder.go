@@ -193,7 +193,7 @@ func (e *Encoder) Encode(dst []byte, h Header) ([]byte, error) {
 	}
 	e.packed = e.zstd.EncodeAll(e.meta, e.packed[:0])
 	out = binary.AppendUvarint(out, uint64(len(e.meta)))
-	if n := len(e.packed); n < len(e.meta) && len(e.meta) <= metaSlack+maxMetaRatio*n {
+	if n := len(e.packed); n < len(e.meta) && uint64(len(e.meta)) <= metaSlack+maxMetaRatio*uint64(n) {
 		out = binary.AppendUvarint(out, uint64(n))
 		out = append(out, e.packed...)
 	} else {

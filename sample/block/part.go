@@ -47,7 +47,8 @@ type PartWriter struct {
 	source      int64
 	seq         uint64
 	producer    string
-	decimals    int
+	decimals    int  // of the last float that was a decimal
+	missed      bool // the last float was none
 }
 
 // Reset drops the rows. Those to come are appended to buf[:0].
@@ -142,19 +143,26 @@ func (w *PartWriter) value(b []byte, v sample.Value) (byte, []byte) {
 }
 
 // float appends a float in the shortest of three forms. It tries the decimals
-// of the float before first.
+// of the float before first, and after a float that was no decimal nothing else,
+// since noise is mostly followed by noise.
 func (w *PartWriter) float(b []byte, bits uint64) (byte, []byte) {
 	f := math.Float64frombits(bits)
-	for range partDecimals + 1 {
+	tries := partDecimals + 1
+	if w.missed {
+		tries = 1
+	}
+	for range tries {
 		s := f * pow10[w.decimals]
 		if math.Abs(s) < partTiny {
 			m := int64(s + math.Copysign(0.5, s))
 			if math.Float64bits(float64(m)/pow10[w.decimals]) == bits {
+				w.missed = false
 				return partFormTiny, binary.AppendVarint(append(b, byte(w.decimals)), m)
 			}
 		}
 		w.decimals = (w.decimals + 1) % (partDecimals + 1)
 	}
+	w.missed = true
 	if f32 := float32(f); math.Float64bits(float64(f32)) == bits {
 		return partFormF32, binary.LittleEndian.AppendUint32(b, math.Float32bits(f32))
 	}

@@ -20,6 +20,8 @@ type tokens struct {
 	perColumn   bool
 	tables      []table // by class
 	words       []uint16
+	order       []int     // groups by cost, while they are clustered
+	gains       []float64 // what each saves by merging with the next
 	residuals   []int64
 }
 
@@ -54,6 +56,7 @@ type group struct {
 	cost  int // mean cost, to order groups by
 	hist  [256]uint32
 	total uint32
+	top   int     // symbols from here on do not occur
 	bits  float64 // what the symbols and the table cost
 	class int
 	next  int // the group it was merged into, or -1
@@ -178,11 +181,11 @@ func (s *symbolStream) tokenize(residuals []int64, hist *[256]uint32) {
 // bits. With few columns each has a group of its own, to be merged later.
 func (t *tokens) groupFor(cost, n int) int {
 	if t.perColumn && len(t.groups) < maxKeys {
-		return t.newGroup(cost * 16 / n)
+		return t.newGroup(scaled(cost, 16, n))
 	}
-	key := min(cost*3/n, maxKeys-1)
+	key := min(scaled(cost, 3, n), maxKeys-1)
 	if t.keys[key] == 0 {
-		t.keys[key] = t.newGroup(cost*16/n) + 1
+		t.keys[key] = t.newGroup(scaled(cost, 16, n)) + 1
 	}
 	return t.keys[key] - 1
 }
@@ -243,7 +246,7 @@ func newMean(x int64) movingMean      { return movingMean(x << 4) }
 func (m movingMean) next() int64      { return int64(m+8) >> 4 }
 func (m *movingMean) take(x int64)    { *m += (movingMean(x<<4) - *m) >> 2 }
 func cost(r int64) int                { return bits.Len64(zigzag(r)) }
-func scaled(c, n, of int) int         { return c * n / of }
+func scaled(c, n, of int) int         { return int(int64(c) * int64(n) / int64(of)) }
 func headCost(xs ...int64) (bits int) { return 3*len(xs) + costs(xs) }
 
 func costs(xs []int64) (sum int) {
@@ -342,25 +345,36 @@ func (c *probe) run(x []int64) {
 // cluster merges groups of like spread while that saves more on tables than it
 // costs in bits, and gives each of those left a class and a table.
 func (t *tokens) cluster() {
-	order := make([]int, len(t.groups))
-	for i := range order {
-		order[i] = i
-		t.groups[i].bits = codedBits(&t.groups[i].hist, t.groups[i].total)
+	order, gains := t.order[:0], t.gains[:0]
+	for i := range t.groups {
+		t.groups[i].close()
+		order = append(order, i)
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return t.groups[a].cost - t.groups[b].cost })
-	for len(order) > 1 {
-		best, at := math.Inf(-1), 0
-		for i := 0; i+1 < len(order); i++ {
-			if s := t.saved(order[i], order[i+1]); s > best {
-				best, at = s, i
+	for i := range len(order) - 1 {
+		gains = append(gains, t.saved(order[i], order[i+1]))
+	}
+	for len(gains) > 0 {
+		at := 0
+		for i, g := range gains {
+			if g > gains[at] {
+				at = i
 			}
 		}
-		if best <= 0 && len(order) <= maxClasses-frontClass-1 {
+		if gains[at] <= 0 && len(order) <= maxClasses-frontClass-1 {
 			break
 		}
 		t.merge(order[at], order[at+1])
 		order = slices.Delete(order, at+1, at+2)
+		gains = slices.Delete(gains, at, at+1)
+		if at > 0 {
+			gains[at-1] = t.saved(order[at-1], order[at])
+		}
+		if at < len(gains) {
+			gains[at] = t.saved(order[at], order[at+1])
+		}
 	}
+	t.order, t.gains = order, gains
 	t.tables = grow(t.tables, frontClass+1+len(order))
 	for i, g := range order {
 		t.groups[g].class = frontClass + 1 + i
@@ -376,13 +390,24 @@ func (t *tokens) cluster() {
 	}
 }
 
+// close works out what a group that gets no more symbols costs.
+func (g *group) close() {
+	g.top = len(g.hist)
+	for g.top > 0 && g.hist[g.top-1] == 0 {
+		g.top--
+	}
+	g.bits = codedBits(g.hist[:g.top], g.total)
+}
+
+// saved is how many bits a merger of two groups saves.
 func (t *tokens) saved(a, b int) float64 {
 	ga, gb := &t.groups[a], &t.groups[b]
 	var h [256]uint32
-	for i := range h {
+	top := max(ga.top, gb.top)
+	for i := range top {
 		h[i] = ga.hist[i] + gb.hist[i]
 	}
-	return ga.bits + gb.bits - codedBits(&h, ga.total+gb.total)
+	return ga.bits + gb.bits - codedBits(h[:top], ga.total+gb.total)
 }
 
 func (t *tokens) merge(a, b int) {
@@ -391,12 +416,12 @@ func (t *tokens) merge(a, b int) {
 		ga.hist[i] += c
 	}
 	ga.total += gb.total
-	ga.bits = codedBits(&ga.hist, ga.total)
+	ga.close()
 	gb.next = a
 }
 
 // codedBits is what symbols of these counts cost, table included.
-func codedBits(hist *[256]uint32, total uint32) float64 {
+func codedBits(hist []uint32, total uint32) float64 {
 	cost := 10.0
 	for _, c := range hist {
 		if c != 0 {
