@@ -118,7 +118,7 @@ func (g *Gateway) openSpool(ctx context.Context) error {
 	g.batch, err = batch.New(batch.Options{
 		MaxOpenBytes: min(24<<20, segment), MaxCommitBytes: segment / 8,
 		Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, CommitInterval: g.cfg.Spool.CommitInterval,
-		Log: g.log, Clock: g.o.Clock, Health: g.health.Add(health.Spool, "spool", 90*time.Second),
+		Log: g.log, Clock: g.o.Clock, Health: g.health.Add(health.Spool, "disk", 90*time.Second),
 	}, sp, state)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)

@@ -55,25 +55,31 @@ type queue struct {
 }
 
 // Read implements uploader.Queue. A block whose header does not read can never
-// be delivered: it goes to the dead letters, where an operator finds it.
+// be delivered: it goes to the dead letters, where an operator finds it, and
+// the reading goes on behind it.
 func (q *queue) Read(after uint64, maxBlocks, maxBytes int) ([]uploader.Block, error) {
-	stored, err := q.spool.Read(q.sink, after, maxBlocks, maxBytes)
-	if err != nil {
-		return nil, fmt.Errorf("spool: %w", err)
-	}
-	out := make([]uploader.Block, 0, len(stored))
-	for i := range stored {
-		b := &stored[i]
-		h, err := block.ReadHeader(b.Data)
+	for {
+		stored, err := q.spool.Read(q.sink, after, maxBlocks, maxBytes)
 		if err != nil {
-			if err := q.Bury(b.Number, "its header does not read: "+err.Error()); err != nil {
-				return nil, err
-			}
-			continue
+			return nil, fmt.Errorf("spool: %w", err)
 		}
-		out = append(out, uploader.Block{Number: b.Number, Header: h, Data: b.Data})
+		out := make([]uploader.Block, 0, len(stored))
+		for i := range stored {
+			b := &stored[i]
+			h, err := block.ReadHeader(b.Data)
+			if err != nil {
+				if err := q.Bury(b.Number, "its header does not read: "+err.Error()); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			out = append(out, uploader.Block{Number: b.Number, Header: h, Data: b.Data})
+		}
+		if len(out) > 0 || len(stored) == 0 {
+			return out, nil
+		}
+		after = stored[len(stored)-1].Number
 	}
-	return out, nil
 }
 
 // Ack implements uploader.Queue.

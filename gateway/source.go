@@ -104,7 +104,7 @@ func (s *source) once(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := src.Run(ctx, s.emit); err != nil {
+	if err := src.Run(ctx, s.emit); err != nil || ctx.Err() != nil {
 		return err
 	}
 	return errEnded

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"millrace/gateway"
+	"millrace/gateway/config"
+	"millrace/gateway/health"
+	"millrace/gateway/logging"
+	"millrace/internal/clock"
+	protocols "millrace/protocols/all"
+	"millrace/spool"
+	uploader "millrace/uploader/all"
+)
+
+// defaultConfig is where the packages put the configuration.
+const defaultConfig = "/etc/millrace/millrace.yaml"
+
+var runCommand = command{
+	name: "run", summary: "run the gateway until SIGTERM",
+	usage: "[--config FILE]",
+	help: `
+Reads the configuration, opens the spool, starts sinks and sources, and runs
+until SIGTERM or SIGINT. Devices and endpoints that are away are waited for.
+
+Examples:
+  millrace run --config /etc/millrace/millrace.yaml
+  systemctl start millrace
+`,
+	run: runGateway,
+}
+
+func registry() config.Registry {
+	return config.Registry{Protocols: protocols.List(), Sinks: uploader.List()}
+}
+
+func loadConfig(path string) (*config.Config, error) {
+	cfg, err := config.Load(path, registry())
+	return cfg, coded(exitConfig, err)
+}
+
+func runGateway(ctx context.Context, c *call) error {
+	path := c.flags.String("config", defaultConfig, "configuration `file`")
+	if args, err := c.parse(); err != nil {
+		return err
+	} else if len(args) > 0 {
+		return usagef("run takes no arguments, only flags")
+	}
+	cfg, err := loadConfig(*path)
+	if err != nil {
+		return err
+	}
+	log, flush, err := logging.New(logging.Options{Level: cfg.Log.Level, Format: cfg.Log.Format, Stderr: os.Stderr})
+	if err != nil {
+		return coded(exitConfig, err)
+	}
+	defer flush()
+	notify, err := health.NewNotifier(os.Getenv)
+	if err != nil {
+		return err
+	}
+	g, err := gateway.New(ctx, gateway.Options{
+		Config: cfg, Version: version, Log: log, Clock: clock.System{}, Notify: notify, StateDir: filepath.Dir(cfg.Spool.Dir),
+	})
+	if err != nil {
+		return classify(err)
+	}
+	return classify(g.Run(ctx))
+}
+
+// classify gives an error of the spool its exit code.
+func classify(err error) error {
+	var inUse *spool.InUseError
+	var broken *spool.BrokenError
+	if errors.As(err, &inUse) || errors.As(err, &broken) {
+		return coded(exitSpool, err)
+	}
+	return err
+}
+
+var checkCommand = command{
+	name: "check", summary: "check a configuration, and with --connect the devices and endpoints",
+	usage: "[--connect] [FILE]",
+	help: `
+Reads the configuration and prints every error with file, line, key and what to
+do about it. With --connect it also dials every device, reads every address and
+looks for every queue and table; nothing is delivered or written.
+
+Examples:
+  millrace check plant.yaml
+  millrace check --connect /etc/millrace/millrace.yaml
+`,
+	run: checkConfig,
+}
+
+func checkConfig(ctx context.Context, c *call) error {
+	connect := c.flags.Bool("connect", false, "dial every device and endpoint too")
+	timeout := c.flags.Duration("timeout", defaultCheckTimeout, "time limit for each device and endpoint")
+	args, err := c.parse()
+	if err != nil {
+		return err
+	}
+	path := defaultConfig
+	switch len(args) {
+	case 0:
+	case 1:
+		path = args[0]
+	default:
+		return usagef("check takes one file, not %d", len(args))
+	}
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	tags := 0
+	for i := range cfg.Sources {
+		tags += len(cfg.Sources[i].Tags)
+	}
+	fmt.Fprintf(c.stdout, "%s: correct: %d sources, %d tags, %d sinks\n", path, len(cfg.Sources), tags, len(cfg.Sinks))
+	if !*connect {
+		return nil
+	}
+	faults := gateway.Check(ctx, cfg, *timeout, func(what string, errs []error) {
+		if len(errs) == 0 {
+			fmt.Fprintf(c.stdout, "%s: answers\n", what)
+		}
+		for _, err := range errs {
+			fmt.Fprintf(c.stdout, "%s: %v\n", what, err)
+		}
+	})
+	if faults > 0 {
+		return fmt.Errorf("%d faults found by connecting", faults)
+	}
+	return nil
+}

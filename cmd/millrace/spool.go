@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"millrace/gateway"
+	"millrace/gateway/control"
+	"millrace/internal/bytesize"
+	"millrace/spool"
+)
+
+const defaultSpool = "/var/lib/millrace/spool"
+
+var spoolCommand = command{
+	name: "spool", summary: "look into the spool: ls, peek, stats",
+	usage: "ls|peek NUMBER|stats [--socket PATH] [--dir DIR] [--json]",
+	help: `
+Shows what waits in the spool. A running gateway is asked by its local socket,
+since it holds the files; where none runs, the files in --dir are read.
+
+  ls            the blocks that some sink does not have yet, oldest first
+  peek NUMBER   one block, decoded
+  stats         sizes, backlog per sink, segments
+
+Examples:
+  millrace spool ls
+  millrace spool peek 1042 | head
+  millrace spool stats --dir /mnt/old/spool
+`,
+	run: lookIntoSpool,
+}
+
+func lookIntoSpool(ctx context.Context, c *call) error {
+	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
+	dir := c.flags.String("dir", "", "read the files in this `folder` instead of asking a daemon (default "+defaultSpool+" where none runs)")
+	asJSON := c.flags.Bool("json", false, "print JSON")
+	most := c.flags.Int("max", 100, "list at most this many blocks")
+	args, err := c.parse()
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		return usagef("ls, peek or stats is missing")
+	}
+	src := &spoolSource{ctx: ctx, socket: *socket, dir: *dir}
+	defer src.close()
+	switch args[0] {
+	case "ls":
+		return spoolList(c.stdout, src, *most, *asJSON)
+	case "stats":
+		return spoolStats(c.stdout, src, *asJSON)
+	case "peek":
+		if len(args) != 2 {
+			return usagef("peek takes one block's number; `millrace spool ls` shows them")
+		}
+		n, err := strconv.ParseUint(args[1], 10, 64)
+		if err != nil {
+			return usagef("%q is not a block's number; `millrace spool ls` shows them", args[1])
+		}
+		data, err := src.peek(n)
+		if err != nil {
+			return err
+		}
+		return printBlock(c.stdout, data, formatFor(*asJSON))
+	}
+	return usagef("%q is none of ls, peek and stats", args[0])
+}
+
+// spoolSource is a running daemon, or files.
+type spoolSource struct {
+	ctx         context.Context
+	socket, dir string
+	files       *spool.Reader
+}
+
+// ask asks the daemon, unless a folder is given or no daemon runs; then it
+// opens the files and returns false.
+func (s *spoolSource) ask(path string, args url.Values, result any) (bool, error) {
+	if s.dir == "" {
+		err := control.Call(s.ctx, s.socket, path, args, result)
+		if !errors.Is(err, control.ErrNotRunning) {
+			return true, err
+		}
+		s.dir = defaultSpool
+	}
+	if s.files == nil {
+		r, err := spool.OpenReadOnly(s.dir)
+		if err != nil {
+			return false, classify(err)
+		}
+		s.files = r
+	}
+	return false, nil
+}
+
+func (s *spoolSource) close() {
+	if s.files != nil {
+		// It was only read from.
+		_ = s.files.Close()
+	}
+}
+
+func (s *spoolSource) list(most int) (out []gateway.Listed, err error) {
+	asked, err := s.ask("/v1/spool/ls", url.Values{"max": {strconv.Itoa(most)}}, &out)
+	if asked || err != nil {
+		return out, err
+	}
+	return gateway.ListSpool(s.files, most)
+}
+
+func (s *spoolSource) stats() (out spool.Stats, err error) {
+	asked, err := s.ask("/v1/spool/stats", nil, &out)
+	if asked || err != nil {
+		return out, err
+	}
+	return s.files.Stats(), nil
+}
+
+func (s *spoolSource) peek(n uint64) (out []byte, err error) {
+	asked, err := s.ask("/v1/spool/peek", url.Values{"number": {strconv.FormatUint(n, 10)}}, &out)
+	if asked || err != nil {
+		return out, err
+	}
+	b, err := s.files.Peek(n)
+	return b.Data, err
+}
+
+func spoolList(out io.Writer, src *spoolSource, most int, asJSON bool) error {
+	blocks, err := src.list(most)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(out, blocks)
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "NUMBER\tSTREAM\tSEQ\tSAMPLES\tBYTES\tFIRST\tLAST\tWAITS FOR")
+	for _, b := range blocks {
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", b.Number, b.Stream, b.Seq, b.Count, b.Bytes,
+			b.First.Format(time.RFC3339), b.Last.Format(time.RFC3339), strings.Join(b.Waiting, ","))
+	}
+	return w.Flush()
+}
+
+func spoolStats(out io.Writer, src *spoolSource, asJSON bool) error {
+	st, err := src.stats()
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(out, st)
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "on disk\t%s of %s in %d segments\n", bytesize.Size(st.DiskBytes), bytesize.Size(st.MaxBytes), st.Segments)
+	fmt.Fprintf(w, "open batches\t%d samples\n", st.OpenSamples)
+	fmt.Fprintf(w, "dead letters\t%d\n", st.DeadLetters)
+	for _, name := range sortedKeys(st.Sinks) {
+		s := st.Sinks[name]
+		fmt.Fprintf(w, "waiting for %s\t%d blocks, %d samples, %s\n", name, s.PendingBlocks, s.PendingSamples, bytesize.Size(s.PendingBytes))
+	}
+	return w.Flush()
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sort"
+	"text/tabwriter"
+	"time"
+
+	"millrace/gateway"
+	"millrace/gateway/control"
+	"millrace/gateway/health"
+	"millrace/internal/bytesize"
+)
+
+const (
+	defaultSocket       = "/run/millrace/control.sock"
+	defaultCheckTimeout = 15 * time.Second
+)
+
+var statusCommand = command{
+	name: "status", summary: "show how the running gateway fares",
+	usage: "[--socket PATH] [--json]",
+	help: `
+Asks the running gateway, by its local socket, for its sources, sinks and
+spool. Exit code 1 where a source or sink is down, so that a script can watch it.
+
+Examples:
+  millrace status
+  millrace status --json | jq .spool
+`,
+	run: showStatus,
+}
+
+func showStatus(ctx context.Context, c *call) error {
+	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
+	asJSON := c.flags.Bool("json", false, "print everything as JSON")
+	if args, err := c.parse(); err != nil {
+		return err
+	} else if len(args) > 0 {
+		return usagef("status takes no arguments, only flags")
+	}
+	var st gateway.Status
+	if err := control.Call(ctx, *socket, "/v1/status", nil, &st); err != nil {
+		return err
+	}
+	if *asJSON {
+		if err := printJSON(c.stdout, st); err != nil {
+			return err
+		}
+	} else {
+		printStatus(c.stdout, &st)
+	}
+	down := 0
+	for _, k := range st.Components {
+		if k.State == health.Down {
+			down++
+		}
+	}
+	if down > 0 {
+		return fmt.Errorf("%d of %d parts are down", down, len(st.Components))
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func printStatus(out io.Writer, st *gateway.Status) {
+	fmt.Fprintf(out, "%s/%s  millrace %s  running for %s\n%s\n\n", st.Site, st.Gateway, st.Version,
+		time.Since(st.Started).Round(time.Second), st.Line)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "PART\tNAME\tSTATE\tSINCE\tWHY")
+	for _, k := range st.Components {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.Kind, k.Name, k.State, k.Since.Local().Format(time.DateTime), k.Reason)
+	}
+	fmt.Fprintln(w, "\nSOURCE\tTAGS\tSAMPLES\tSUPPRESSED\tBAD\tREFUSED")
+	for _, name := range sortedKeys(st.Sources) {
+		s := st.Sources[name]
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\n", name, s.Tags, s.In, s.Suppressed, s.Bad, s.Refused)
+	}
+	fmt.Fprintln(w, "\nSINK\tPENDING\tSAMPLES\tSIZE\tDELIVERED\tRETRIES")
+	for _, name := range sortedKeys(st.Sinks) {
+		p := st.Spool.Sinks[name]
+		fmt.Fprintf(w, "%s\t%d blocks\t%d\t%s\t%d blocks\t%d\n", name, p.PendingBlocks, p.PendingSamples,
+			bytesize.Size(p.PendingBytes), st.Sinks[name].Blocks, st.Sinks[name].Retries)
+	}
+	// A terminal that is gone cannot be told.
+	_ = w.Flush()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,105 @@
+// Command bench measures what the project promises and prints each figure
+// beside its bar. It is run by `make bench`; it judges nothing in a test.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"millrace/internal/bench/codec"
+)
+
+// figure is one line of the report.
+type figure struct {
+	name     string
+	measured float64
+	unit     string
+	bar      float64 // 0: printed for comparison only
+	atLeast  bool    // the bar is a floor
+	note     string
+}
+
+func main() {
+	seconds := flag.Duration("for", time.Minute, "how long each measurement of the whole gateway runs")
+	only := flag.String("only", "", "run one group: codec, modbus, mqtt, memory or binary")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *seconds, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, d time.Duration, only string) error {
+	b, err := newBench(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	groups := []struct {
+		name string
+		run  func() ([]figure, error)
+	}{
+		{"codec", codecFigures},
+		{"binary", b.binarySize},
+		{"modbus", b.modbus},
+		{"mqtt", b.mqtt},
+		{"memory", b.memory},
+	}
+	for _, g := range groups {
+		if only != "" && only != g.name {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		figures, err := g.run()
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
+		}
+		print(g.name, figures)
+	}
+	return nil
+}
+
+func codecFigures() ([]figure, error) {
+	results, err := codec.Run()
+	if err != nil {
+		return nil, err
+	}
+	var out []figure
+	for _, r := range results {
+		out = append(out, figure{name: r.Name, measured: r.Measured, unit: r.Unit, bar: r.Bar, note: r.Note})
+	}
+	return out, nil
+}
+
+func print(group string, figures []figure) {
+	fmt.Printf("\n%s\n", strings.ToUpper(group))
+	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
+	for _, f := range figures {
+		bar, verdict := "", ""
+		if f.bar != 0 {
+			word, held := "at most", f.measured <= f.bar
+			if f.atLeast {
+				word, held = "at least", f.measured >= f.bar
+			}
+			bar = fmt.Sprintf("%s %.4g", word, f.bar)
+			verdict = "holds"
+			if !held {
+				verdict = "MISSED"
+			}
+		}
+		fmt.Fprintf(w, "  %s\t%.4g %s\t%s\t%s\t%s\n", f.name, f.measured, f.unit, bar, verdict, f.note)
+	}
+	// A terminal that is gone cannot be told.
+	_ = w.Flush()
+}

@@ -1,0 +1,98 @@
+package demo
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync"
+
+	"millrace/internal/sim/awssim"
+	"millrace/sample"
+	"millrace/sample/block"
+	"millrace/sample/ledger"
+)
+
+// collector keeps the blocks that one endpoint has accepted, in the bytes that
+// it accepted, once per identity.
+type collector struct {
+	place string // the queue's name, or the prefix of the week tables
+
+	mu      sync.Mutex
+	dec     *block.Decoder
+	seen    map[string]string // identity to bytes
+	samples []sample.Sample
+	lost    uint64 // declared by gap records
+	wire    int
+	faults  []string
+}
+
+func newCollector(place string) (*collector, error) {
+	dec, err := block.NewDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return &collector{place: place, dec: dec, seen: map[string]string{}}, nil
+}
+
+// accept takes what an endpoint has stored.
+func (c *collector) accept(a awssim.Accepted) {
+	if !strings.HasPrefix(a.Place, c.place) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wire += a.WireBytes
+	var data []byte
+	var err error
+	if a.Service == awssim.ServiceSQS {
+		data, err = base64.StdEncoding.DecodeString(string(a.Body))
+	} else {
+		data, err = awssim.ItemBinary(a.Body, "block")
+	}
+	if err == nil {
+		err = c.take(data)
+	}
+	if err != nil {
+		c.faults = append(c.faults, fmt.Sprintf("%s: %v", a.Place, err))
+	}
+}
+
+// take decodes a block, unless its identity came before: then its bytes must
+// be the same.
+func (c *collector) take(data []byte) error {
+	b, err := c.dec.Decode(data)
+	if err != nil {
+		return err
+	}
+	id := b.Header.Identity()
+	if before, ok := c.seen[id]; ok {
+		if before != string(data) {
+			return fmt.Errorf("block %s came twice with different bytes", id)
+		}
+		return nil
+	}
+	c.seen[id] = string(data)
+	for s := range b.All() {
+		switch {
+		case strings.HasSuffix(s.Tag, "/"+ledger.GapName):
+			g, err := ledger.ParseGap(&s)
+			if err != nil {
+				return err
+			}
+			if g.Count != nil {
+				c.lost += *g.Count
+			}
+		case strings.Contains(s.Tag, "/$"): // the gateway's own
+		default:
+			c.samples = append(c.samples, s)
+		}
+	}
+	return nil
+}
+
+// snapshot returns how many samples and request bytes were accepted so far.
+func (c *collector) snapshot() (samples, wire int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.samples), c.wire
+}
