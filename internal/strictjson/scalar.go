@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"millrace/sample"
@@ -88,8 +89,8 @@ func errNanos(lit []byte) error {
 
 // Time reads an RFC 3339 time and returns it in nanoseconds since the epoch.
 func Time(text []byte) (int64, error) {
-	t, err := time.Parse(time.RFC3339, string(text))
-	if err != nil {
+	var t time.Time
+	if err := t.UnmarshalText(text); err != nil {
 		return 0, fmt.Errorf("%q is not an RFC 3339 time such as 2026-01-31T12:00:00.5Z", clip(text))
 	}
 	if y := t.Year(); y < 1678 || y > 2261 {
@@ -119,7 +120,7 @@ var qualities = []sample.Quality{
 // bad, or OPC UA's name of a code that millrace knows.
 func QualityName(name []byte) (sample.Quality, error) {
 	for _, q := range qualities {
-		if bytes.EqualFold([]byte(q.String()), name) {
+		if strings.EqualFold(q.String(), string(name)) {
 			return q, nil
 		}
 	}

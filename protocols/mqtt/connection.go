@@ -95,6 +95,8 @@ func (c *connection) Close() error {
 type session struct {
 	client paho.Client
 	lost   chan error // gets one error when the connection breaks
+	// present says that the broker goes on with a session that it had.
+	present bool
 }
 
 // connect opens a session. handler is called for each message, in the order of
@@ -149,6 +151,7 @@ func (c *connection) connect(ctx context.Context, id string, clean bool, handler
 		s.close()
 		return nil, ctx.Err()
 	case err == nil:
+		s.present = token.SessionPresent()
 		return s, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

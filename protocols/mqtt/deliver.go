@@ -67,7 +67,6 @@ func (d *deliverer) run(ctx context.Context) error {
 			} else if err != nil {
 				return err
 			}
-			d.queue.release(items[:n])
 			items = items[n:]
 		}
 	}
@@ -78,7 +77,7 @@ func (d *deliverer) fill(items []item) int {
 	d.batch, d.ends = d.batch[:0], d.ends[:0]
 	for i := range items {
 		it := &items[i]
-		if it.msg != nil {
+		if it.msg != nil && !it.known {
 			d.batch = d.router.decode(it.msg.Topic(), it.msg.Payload(), it.msg.Retained(), it.at, d.batch)
 		}
 		for _, tag := range it.bad {
@@ -99,7 +98,7 @@ func (d *deliverer) deliver(ctx context.Context, items []item, batch []sample.Sa
 	var refused *protocols.RefusedError
 	if !errors.As(err, &refused) {
 		if err == nil {
-			acknowledge(items)
+			d.queue.settle(items)
 		}
 		return err
 	}
@@ -109,7 +108,7 @@ func (d *deliverer) deliver(ctx context.Context, items []item, batch []sample.Sa
 		if m := items[0].msg; m != nil {
 			d.router.refuse(m.Topic(), items[0].at, err)
 		}
-		acknowledge(items)
+		d.queue.settle(items)
 		return nil
 	}
 	half := len(items) / 2
@@ -118,14 +117,6 @@ func (d *deliverer) deliver(ctx context.Context, items []item, batch []sample.Sa
 		return err
 	}
 	return d.deliver(ctx, items[half:], batch[cut:], ends[half:], base+cut)
-}
-
-func acknowledge(items []item) {
-	for i := range items {
-		if items[i].msg != nil {
-			items[i].msg.Ack() // does nothing at QoS 0
-		}
-	}
 }
 
 // insist emits a batch until it is durable. A refusal that may pass is waited

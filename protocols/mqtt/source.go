@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -91,6 +92,10 @@ func (s *source) keepConnected(ctx context.Context) *session {
 				return session
 			}
 			session.close()
+			if errors.Is(err, errLeft) {
+				s.conn.log.Info("connecting again to have the messages that were too many at once")
+				continue
+			}
 			if time.Since(began) > steadyAfter {
 				attempt = -1
 			}
@@ -103,8 +108,8 @@ func (s *source) keepConnected(ctx context.Context) *session {
 }
 
 // receive takes a message from the library. It must not block.
-func (s *source) receive(_ paho.Client, m paho.Message) {
-	s.queue.put(item{msg: m, at: s.conn.clock.Now().UnixNano()})
+func (s *source) receive(c paho.Client, m paho.Message) {
+	s.queue.put(item{msg: m, from: c, at: s.conn.clock.Now().UnixNano()})
 }
 
 // down reports that the broker is away, and makes every configured tag Bad.
@@ -147,10 +152,17 @@ func (s *source) beat() {
 	}
 }
 
+// errLeft ends a connection on purpose: what was left at the broker is sent
+// again on a new one only.
+var errLeft = errors.New("messages were left at the broker")
+
 // stay subscribes and stays until the connection is lost. It returns nil when
 // ctx is done.
 func (s *source) stay(ctx context.Context, session *session) error {
 	s.queue.fresh()
+	if !session.present {
+		s.queue.forget()
+	}
 	refused, err := session.subscribe(ctx, s.filters, byte(s.conn.cfg.QoS))
 	if ctx.Err() != nil {
 		return nil
@@ -171,22 +183,7 @@ func (s *source) stay(ctx context.Context, session *session) error {
 		case err := <-session.lost:
 			return s.conn.explain("connection lost", err)
 		case <-s.queue.idle:
-			// What was left is sent again on a new connection only.
-			s.conn.log.Info("connecting again to have the messages that were too many at once")
-			session.close()
-			again, err := s.conn.connect(ctx, s.id, s.conn.cfg.CleanSession, s.receive)
-			if err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return err
-			}
-			*session = *again
-			s.queue.fresh()
-			if refused, err = session.subscribe(ctx, s.filters, byte(s.conn.cfg.QoS)); err != nil && ctx.Err() == nil {
-				return s.conn.explain("subscribe", err)
-			}
-			s.subscribed(refused, false)
+			return errLeft
 		case <-tick.C:
 		}
 		s.beat()
