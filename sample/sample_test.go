@@ -12,7 +12,7 @@ func TestValuesKeepTheirBits(t *testing.T) {
 	if v := FloatValue(odd); v.Bits() != 0xFFF8DEADBEEF0001 || v.Kind() != Float64 {
 		t.Errorf("NaN payload came back as %016x", v.Bits())
 	}
-	if FloatValue(odd) != FloatValue(odd) {
+	if same := FloatValue(math.Float64frombits(0xFFF8DEADBEEF0001)); FloatValue(odd) != same {
 		t.Error("a NaN is not equal to itself, bit by bit")
 	}
 	if FloatValue(0) == FloatValue(math.Copysign(0, -1)) {

@@ -1,11 +1,7 @@
 package block
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
-	"math/bits"
-	"slices"
 
 	"millrace/sample"
 )
@@ -165,11 +161,11 @@ func (e *Encoder) encodeSource(from, to int, first int64) {
 		return
 	}
 	rows := e.sorted.source[from:to]
-	any := int64(0)
+	set := int64(0)
 	for _, t := range rows {
-		any |= t
+		set |= t
 	}
-	if any == 0 {
+	if set == 0 {
 		e.clocks.ids = append(e.clocks.ids, 0)
 		return
 	}
@@ -360,50 +356,16 @@ func (e *Encoder) numbers(scale byte, x []int64) {
 	e.shapes.column(e.tok.append(&e.tok.main, x, p, cost))
 }
 
-// raw codes the bits of floats as integers in the order of the floats, without
-// the low bits that are zero in all.
-func (e *Encoder) raw(rows []uint64) {
-	x, shift := e.ordered(rows)
-	e.shapes.byte(shift)
-	e.shapes.column(e.tok.ints(x))
-}
-
-// rawIsCheaper compares float32 noise, which is a decimal of nine digits too,
-// with the decimals in ints[slotDecimal].
-func (e *Encoder) rawIsCheaper(rows []uint64) bool {
-	x, _ := e.ordered(rows)
-	_, raw := predict(x)
-	_, decimal := predict(e.value.ints[slotDecimal])
-	return raw < decimal
-}
-
-// ordered returns floats' bits as integers in the order of the floats, less
-// the low bits that are zero in all.
-func (e *Encoder) ordered(rows []uint64) ([]int64, byte) {
-	all := uint64(0)
-	for _, b := range rows {
-		all |= b
-	}
-	shift := min(uint(bits.TrailingZeros64(all&^(1<<63))), 63)
-	x := grow(e.value.ints[slotRaw], len(rows))
-	e.value.ints[slotRaw] = x
-	for i, b := range rows {
-		m := int64(b &^ (1 << 63) >> shift)
-		x[i] = m ^ int64(b)>>63
-	}
-	return x, byte(shift)
-}
-
 func (e *Encoder) encodeQuality(from, to int) bool {
 	if len(e.sorted.quality) == 0 {
 		return false
 	}
 	rows := e.sorted.quality[from:to]
-	any := uint32(0)
+	set := uint32(0)
 	for _, q := range rows {
-		any |= q
+		set |= q
 	}
-	if any == 0 {
+	if set == 0 {
 		return false
 	}
 	v := &e.value
@@ -440,11 +402,11 @@ func (e *Encoder) encodeProducer(from, to int) bool {
 		return false
 	}
 	none := e.strIndex[""]
-	any := false
+	known := false
 	for i := from; i < to; i++ {
-		any = any || e.sorted.producer[i] != none || e.sorted.seq[i] != 0
+		known = known || e.sorted.producer[i] != none || e.sorted.seq[i] != 0
 	}
-	if !any {
+	if !known {
 		return false
 	}
 	x := e.value.other[:0]
@@ -459,328 +421,4 @@ func (e *Encoder) encodeProducer(from, to int) bool {
 	e.value.other = x
 	e.shapes.column(e.tok.ints(x))
 	return true
-}
-
-// encodeFront appends the columns over tags, which a decoder reads first.
-func (e *Encoder) encodeFront() {
-	e.shapes.resolve(&e.tok)
-	v := &e.value
-	v.front[0] = e.frontColumn(e.shapes.ids)
-	v.front[1] = e.frontColumn(ids(v, e.times.ids))
-	v.front[2] = e.frontColumn(ids(v, e.clocks.ids))
-}
-
-func ids(v *valueScratch, in []uint64) []int64 {
-	x := v.other[:0]
-	for _, id := range in {
-		x = append(x, int64(id))
-	}
-	v.other = x
-	return x
-}
-
-func (e *Encoder) frontColumn(x []int64) pending {
-	p, cost := predict(x)
-	return e.tok.append(&e.tok.front, x, p, cost)
-}
-
-// buildMeta writes what goes through zstd: frequency tables, tag names,
-// strings, qualities, descriptions of the columns.
-func (e *Encoder) buildMeta() error {
-	for _, t := range e.used {
-		if n := len(e.tags[t]); n > sample.MaxTagBytes {
-			return fmt.Errorf("a tag name of %d bytes, the most is %d", n, sample.MaxTagBytes)
-		}
-	}
-	m := e.tok.appendTables(e.meta[:0])
-	m = binary.AppendUvarint(m, uint64(len(e.used)))
-	m = e.appendNames(m)
-	if e.strBytes > maxMeta/2 {
-		return fmt.Errorf("%w: %d bytes of strings", ErrTooLarge, e.strBytes)
-	}
-	m = binary.AppendUvarint(m, uint64(len(e.strs)))
-	for _, s := range e.strs {
-		m = binary.AppendUvarint(m, uint64(len(s)))
-	}
-	for _, s := range e.strs {
-		m = append(m, s...)
-	}
-	v := &e.value
-	m = binary.AppendUvarint(m, uint64(len(v.quality)))
-	for _, q := range v.quality {
-		m = binary.LittleEndian.AppendUint32(m, q)
-	}
-	m = binary.AppendUvarint(m, uint64(len(e.shapes.sizes)))
-	for _, n := range e.shapes.sizes {
-		m = append(m, byte(n))
-	}
-	m = append(m, e.shapes.bytes...)
-	clocks := byte(0)
-	if len(e.clocks.ids) > 0 {
-		clocks = 1
-	}
-	m = append(m, e.tok.desc(v.front[0]), e.tok.desc(v.front[1]), clocks)
-	if clocks > 0 {
-		m = append(m, e.tok.desc(v.front[2]))
-	}
-	m = binary.AppendVarint(m, v.base-e.firstOrZero())
-	m = append(m, unitCode(v.unit))
-	if v.grid {
-		m = binary.AppendUvarint(m, uint64(len(e.ticks)))
-		m = append(m, e.tok.desc(v.gridDes))
-	} else {
-		m = binary.AppendUvarint(m, 0)
-	}
-	for _, p := range e.times.descs {
-		m = append(m, e.tok.desc(p))
-	}
-	for i, u := range e.clocks.unit {
-		m = append(m, u, e.tok.desc(e.clocks.descs[i]))
-	}
-	e.meta = m
-	if len(m) > maxMeta {
-		return fmt.Errorf("%w: %d bytes of names and strings", ErrTooLarge, len(m))
-	}
-	return nil
-}
-
-func (e *Encoder) firstOrZero() int64 {
-	if len(e.tag) == 0 {
-		return 0
-	}
-	return e.first
-}
-
-// appendNames writes the tag names by what each shares with the one before.
-func (e *Encoder) appendNames(m []byte) []byte {
-	shared := func(i int) int {
-		if i == 0 {
-			return 0
-		}
-		a, b := e.tags[e.used[i-1]], e.tags[e.used[i]]
-		n := 0
-		for n < min(len(a), len(b)) && a[n] == b[n] {
-			n++
-		}
-		return n
-	}
-	for i := range e.used {
-		m = binary.AppendUvarint(m, uint64(shared(i)))
-	}
-	for i, t := range e.used {
-		m = binary.AppendUvarint(m, uint64(len(e.tags[t])-shared(i)))
-	}
-	for i, t := range e.used {
-		m = append(m, e.tags[t][shared(i):]...)
-	}
-	return m
-}
-
-// splitFloats finds the decimal scale of a column and sorts its floats into
-// ints[slotDecimal] and rest, with slots saying which is where. It returns how
-// many are in rest.
-func (e *Encoder) splitFloats(rows []uint64) (scale byte, bad int) {
-	v := &e.value
-	mode, d, ok := guessScale(rows)
-	if ok {
-		for {
-			need := 0
-			bad, need = v.scaleColumn(rows, mode, d)
-			// A float kept whole costs about 64 bits, a digit more 3.3 a sample.
-			if need <= d || bad*64 < (need-d)*len(rows)*10/3 {
-				break
-			}
-			d = need
-		}
-		if bad*4 <= len(rows) || bad < len(rows) && bad <= 2 {
-			return mode<<4 | byte(d), bad
-		}
-	}
-	v.slots, v.rest, v.ints[slotDecimal] = v.slots[:0], append(v.rest[:0], rows...), v.ints[slotDecimal][:0]
-	for range rows {
-		v.slots = append(v.slots, slotRaw)
-	}
-	return 0, len(rows)
-}
-
-// scaleColumn turns floats into integers of d decimals. need is the most
-// decimals that any of the others would have taken, 0 where none would do.
-func (v *valueScratch) scaleColumn(rows []uint64, mode byte, d int) (bad, need int) {
-	x := grow(v.ints[slotDecimal], len(rows))[:0]
-	v.slots, v.rest = v.slots[:0], v.rest[:0]
-	if mode == scaleDivide {
-		x = divideRun(x, rows, d)
-	}
-	done := len(x)
-	if done < len(rows) {
-		for range done {
-			v.slots = append(v.slots, slotDecimal)
-		}
-		for _, b := range rows[done:] {
-			if m, ok := scaleOne(math.Float64frombits(b), mode, d); ok {
-				x = append(x, m)
-				v.slots = append(v.slots, slotDecimal)
-				continue
-			}
-			v.slots, v.rest = append(v.slots, slotRaw), append(v.rest, b)
-			if n, ok := decimals(math.Float64frombits(b), mode, d+1); ok {
-				need = max(need, n)
-			}
-		}
-	} else {
-		v.slots = fill(v.slots, len(rows), slotDecimal)
-	}
-	v.ints[slotDecimal] = x
-	return len(v.rest), need
-}
-
-// divideRun is the hot loop: it stops at the first float that is no decimal.
-func divideRun(x []int64, rows []uint64, d int) []int64 {
-	p := pow10[d]
-	x = x[:len(rows)]
-	for i, b := range rows {
-		f := math.Float64frombits(b)
-		s := f * p
-		if !(math.Abs(s) < 1<<53) {
-			return x[:i]
-		}
-		m := int64(s + math.Copysign(0.5, s))
-		if math.Float64bits(float64(m)/p) != b {
-			return x[:i]
-		}
-		x[i] = m
-	}
-	return x
-}
-
-// scaleOne returns the m of which unscale gives f, bit for bit.
-func scaleOne(f float64, mode byte, d int) (int64, bool) {
-	s := f * pow10[d]
-	if !(math.Abs(s) < 1<<53) {
-		return 0, false
-	}
-	m := int64(s + math.Copysign(0.5, s))
-	return m, math.Float64bits(unscale(m, mode, d)) == math.Float64bits(f)
-}
-
-// unscale is the float that m stands for.
-func unscale(m int64, mode byte, d int) float64 {
-	switch mode {
-	case scaleMultiply:
-		return float64(m) * inversePow10[d]
-	case scaleFloat32:
-		return float64(float32(float64(m) / pow10[d]))
-	}
-	return float64(m) / pow10[d]
-}
-
-// decimals returns the least d of at least from with which f is a decimal.
-func decimals(f float64, mode byte, from int) (int, bool) {
-	if mode == scaleFloat32 && float64(float32(f)) != f {
-		return 0, false
-	}
-	most := maxDecimals
-	if mode == scaleFloat32 {
-		most = 8
-	}
-	for d := from; d <= most; d++ {
-		if _, ok := scaleOne(f, mode, d); ok {
-			return d, true
-		}
-		if math.Abs(f)*pow10[d] >= 1<<53 {
-			break
-		}
-	}
-	return 0, false
-}
-
-// guessScale looks at some floats of a column, and says how they are decimals.
-func guessScale(rows []uint64) (mode byte, d int, ok bool) {
-	looks := min(len(rows), 8)
-	for _, m := range []byte{scaleDivide, scaleFloat32, scaleMultiply} {
-		most, fits, finite := 0, 0, 0
-		for k := range looks {
-			f := math.Float64frombits(rows[k*(len(rows)-1)/max(looks-1, 1)])
-			if math.IsNaN(f) || math.IsInf(f, 0) {
-				continue
-			}
-			finite++
-			if n, ok := decimals(f, m, 0); ok {
-				fits++
-				most = max(most, n)
-			} else if (finite-fits)*4 > looks {
-				break
-			}
-		}
-		if fits*4 >= finite*3 && fits > 0 {
-			return m, most, true
-		}
-	}
-	return 0, 0, false
-}
-
-// dictBuilder finds the distinct values of a column.
-type dictBuilder struct {
-	values []int64
-	codes  []int64
-	counts []int
-	slots  [1024]uint16 // hash to index plus one
-}
-
-const maxDict = 256
-
-// build lists the distinct values and each sample's index in them, zigzag
-// decoded, unless they are too many for that to take less than cost bits.
-func (d *dictBuilder) build(x []int64, cost int) bool {
-	clear(d.slots[:])
-	d.values, d.codes, d.counts = d.values[:0], d.codes[:0], d.counts[:0]
-	most := min(maxDict, len(x)/8)
-	for _, v := range x {
-		h := uint64(v) * 0x9E3779B97F4A7C15 >> 54
-		for d.slots[h] != 0 && d.values[d.slots[h]-1] != v {
-			h = (h + 1) % uint64(len(d.slots))
-		}
-		if d.slots[h] == 0 {
-			if len(d.values) == most {
-				return false
-			}
-			d.values, d.counts = append(d.values, v), append(d.counts, 0)
-			d.slots[h] = uint16(len(d.values))
-		}
-		i := d.slots[h] - 1
-		d.counts[i]++
-		d.codes = append(d.codes, int64(i))
-	}
-	size := xlogx(uint32(len(x)))
-	for i, v := range d.values {
-		size += float64(bits.Len64(zigzag(v))) + 8 - xlogx(uint32(d.counts[i]))
-	}
-	if size >= float64(cost) {
-		return false
-	}
-	d.rank()
-	return true
-}
-
-// rank numbers the values by falling count, so that small codes are frequent.
-func (d *dictBuilder) rank() {
-	order := make([]int, len(d.values))
-	for i := range order {
-		order[i] = i
-	}
-	sortByCount(order, d.counts)
-	rank := make([]int64, len(order))
-	sorted := make([]int64, len(order))
-	for r, i := range order {
-		rank[i] = unzigzag(uint64(r))
-		sorted[r] = d.values[i]
-	}
-	copy(d.values, sorted)
-	for i, c := range d.codes {
-		d.codes[i] = rank[c]
-	}
-}
-
-func sortByCount(order, counts []int) {
-	slices.SortStableFunc(order, func(a, b int) int { return counts[b] - counts[a] })
 }

@@ -58,20 +58,6 @@ func (s *symbols) readTables(r *reader) {
 	}
 }
 
-type nibbleReader struct {
-	r    *reader
-	rest byte
-	half bool
-}
-
-func (n *nibbleReader) next() byte {
-	if n.half = !n.half; n.half {
-		n.rest = n.r.byte()
-		return n.rest & 15
-	}
-	return n.rest >> 4
-}
-
 // start takes the coded symbols and the extra bits.
 func (s *symbols) start(r *reader) {
 	n := r.count(len(r.b)/2, "words of symbols")
@@ -220,49 +206,3 @@ func (s *symbols) ints(dst []int64, desc byte) {
 		}
 	}
 }
-
-// bitReader reads bits, lowest first.
-type bitReader struct {
-	b    []byte
-	acc  uint64
-	n    uint
-	over bool // read beyond the end
-}
-
-// get returns the next k bits, k at most 61.
-func (b *bitReader) get(k uint) uint64 {
-	if b.n < k {
-		return b.slow(k)
-	}
-	v := b.acc & (1<<k - 1)
-	b.acc >>= k
-	b.n -= k
-	return v
-}
-
-func (b *bitReader) slow(k uint) uint64 {
-	low, have := b.acc, b.n
-	b.acc, b.n = 0, 0
-	if len(b.b) >= 8 {
-		b.acc, b.n = binary.LittleEndian.Uint64(b.b), 64
-		b.b = b.b[8:]
-	} else {
-		for i, c := range b.b {
-			b.acc |= uint64(c) << (8 * i)
-		}
-		b.n = uint(8 * len(b.b))
-		b.b = nil
-	}
-	k -= have
-	if b.n < k {
-		b.over = true
-		b.n = k
-	}
-	v := b.acc & (1<<k - 1)
-	b.acc >>= k
-	b.n -= k
-	return low | v<<have
-}
-
-// atEnd reports whether nothing but the zero bits of the last byte is left.
-func (b *bitReader) atEnd() bool { return !b.over && len(b.b) == 0 && b.n < 8 && b.acc == 0 }
