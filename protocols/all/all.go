@@ -6,6 +6,7 @@ import (
 	"millrace/protocols/http"
 	"millrace/protocols/modbus"
 	"millrace/protocols/mqtt"
+	"millrace/protocols/opcua"
 )
 
 // List returns every protocol.
@@ -14,5 +15,6 @@ func List() []protocols.Protocol {
 		http.Protocol{},
 		modbus.Protocol{},
 		mqtt.Protocol{},
+		opcua.Protocol{},
 	}
 }

@@ -100,11 +100,11 @@ func tags() []*Tag {
 	}
 	for i := range 25 {
 		name := fmt.Sprintf("tank%02d/level", i)
-		add(&Tag{Source: SourceMQTT, Name: name, Type: "float", Address: "plant/" + name})
+		add(&Tag{Source: SourceMQTT, Name: name, Type: "double", Address: "plant/" + name})
 	}
 	for i := range 15 {
 		name := fmt.Sprintf("probe%02d/ph", i)
-		add(&Tag{Source: SourceHTTP, Name: name, Type: "float", Address: name})
+		add(&Tag{Source: SourceHTTP, Name: name, Type: "double", Address: name})
 	}
 	return all
 }
