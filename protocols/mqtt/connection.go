@@ -242,10 +242,9 @@ func reason(err error) (text, hint string) {
 		return "the broker does not speak TLS on this port", "use its TLS port, mostly 8883, or tcp://"
 	case errors.As(err, &alert):
 		return "the broker broke off the TLS handshake: " + alert.Error(), "check connection.tls.cert and key: it may want a client certificate"
-	case errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword):
-		return "the broker refuses the user name or password", "check connection.username and what connection.password points to"
-	case errors.Is(err, packets.ErrorRefusedNotAuthorised):
-		return "the broker does not let this client in", "check connection.username, connection.password and the broker's access list for this client_id"
+	case errors.Is(err, packets.ErrorRefusedBadUsernameOrPassword), errors.Is(err, packets.ErrorRefusedNotAuthorised):
+		// Brokers give either code for a wrong password.
+		return "the broker does not let this client in", "check connection.username, what connection.password points to, and the broker's access list for this client_id"
 	case errors.Is(err, packets.ErrorRefusedIDRejected):
 		return "the broker refuses the client id", "set connection.client_id to at most 23 letters and digits"
 	case errors.Is(err, packets.ErrorRefusedServerUnavailable):

@@ -22,6 +22,9 @@ const (
 	// steadyAfter is how long a connection must have lasted for the next wait
 	// to be short again: two clients under one id throw each other out at once.
 	steadyAfter = 30 * time.Second
+	// settleTime is what a broker gets to take the last acknowledgements before
+	// it is asked for the rest.
+	settleTime = 100 * time.Millisecond
 )
 
 // source is one subscription to the broker.
@@ -94,6 +97,9 @@ func (s *source) keepConnected(ctx context.Context) *session {
 			session.close()
 			if errors.Is(err, errLeft) {
 				s.conn.log.Info("connecting again to have the messages that were too many at once")
+				if !s.pause(ctx, settleTime) {
+					return nil
+				}
 				continue
 			}
 			if time.Since(began) > steadyAfter {
@@ -164,6 +170,14 @@ func (s *source) stay(ctx context.Context, session *session) error {
 		s.queue.forget()
 	}
 	refused, err := session.subscribe(ctx, s.filters, byte(s.conn.cfg.QoS))
+	// Some brokers take the identifier of a SUBSCRIBE for that of a message
+	// which they have in flight, and refuse; so the first refusals of a session
+	// that goes on are not believed.
+	for try := 0; err == nil && len(refused) > 0 && session.present && try < 5; try++ {
+		if s.pause(ctx, 50*time.Millisecond<<try) {
+			refused, err = session.subscribe(ctx, refused, byte(s.conn.cfg.QoS))
+		}
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
