@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -98,6 +99,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The simulated OPC UA server's library prints to the standard logger.
+	previous := log.Writer()
+	log.SetOutput(io.Discard)
+	defer log.SetOutput(previous)
 	w := &world{o: o, dir: dir, truth: truth.NewLog()}
 	result, err := w.run(ctx)
 	return result, errors.Join(err, w.close())

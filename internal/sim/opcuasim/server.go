@@ -5,7 +5,6 @@ package opcuasim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,18 +74,23 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{
-		o: o, cancel: cancel, inner: fmt.Sprintf("127.0.0.1:%d", port), nodes: map[string]*variable{}, conns: map[net.Conn]bool{},
-		server: server.New(server.EnableSecurity("None", ua.MessageSecurityModeNone), server.EnableAuthMode(ua.UserTokenTypeAnonymous),
-			server.EndPoint("127.0.0.1", port), server.SetLogger(quiet{})),
+	s := &Server{o: o, cancel: cancel, inner: fmt.Sprintf("127.0.0.1:%d", port), nodes: map[string]*variable{}, conns: map[net.Conn]bool{}}
+	if err := s.Resume(); err != nil {
+		cancel()
+		return nil, err
 	}
+	// The server tells only those endpoints that a client has asked at, so it
+	// is told of the tap's address too; it listens on the first.
+	s.mu.Lock()
+	tapPort := s.listen.Addr().(*net.TCPAddr).Port
+	s.mu.Unlock()
+	s.server = server.New(server.EnableSecurity("None", ua.MessageSecurityModeNone), server.EnableAuthMode(ua.UserTokenTypeAnonymous),
+		server.EndPoint("127.0.0.1", port), server.EndPoint("127.0.0.1", tapPort), server.SetLogger(quiet{}))
 	s.space = server.NewNodeNameSpace(s.server, "simulated")
 	if err := s.server.Start(ctx); err != nil {
+		s.Stop()
 		cancel()
 		return nil, fmt.Errorf("simulated OPC UA server: %w", err)
-	}
-	if err := s.Resume(); err != nil {
-		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
