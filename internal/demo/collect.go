@@ -1,8 +1,10 @@
 package demo
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -17,13 +19,22 @@ import (
 type collector struct {
 	place string // the queue's name, or the prefix of the week tables
 
-	mu      sync.Mutex
-	dec     *block.Decoder
-	seen    map[string]string // identity to bytes
+	mu     sync.Mutex
+	dec    *block.Decoder
+	seen   map[string]string // identity to bytes
+	blocks []arrived
+	count  int    // samples in blocks
+	lost   uint64 // declared by gap records
+	wire   int
+	faults []string
+}
+
+// arrived is one block's samples. Blocks arrive in any order, since requests
+// are tried again and go side by side; readers order them by their sequence.
+type arrived struct {
+	stream  string
+	seq     uint64
 	samples []sample.Sample
-	lost    uint64 // declared by gap records
-	wire    int
-	faults  []string
 }
 
 func newCollector(place string) (*collector, error) {
@@ -72,6 +83,7 @@ func (c *collector) take(data []byte) error {
 		return nil
 	}
 	c.seen[id] = string(data)
+	a := arrived{stream: b.Header.Stream, seq: b.Header.Seq}
 	for s := range b.All() {
 		switch {
 		case strings.HasSuffix(s.Tag, "/"+ledger.GapName):
@@ -84,15 +96,31 @@ func (c *collector) take(data []byte) error {
 			}
 		case strings.Contains(s.Tag, "/$"): // the gateway's own
 		default:
-			c.samples = append(c.samples, s)
+			a.samples = append(a.samples, s)
 		}
 	}
+	c.blocks = append(c.blocks, a)
+	c.count += len(a.samples)
 	return nil
+}
+
+// samples lists what arrived, each stream in the order of its blocks.
+func (c *collector) samples() []sample.Sample {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slices.SortFunc(c.blocks, func(a, b arrived) int {
+		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.seq, b.seq))
+	})
+	out := make([]sample.Sample, 0, c.count)
+	for i := range c.blocks {
+		out = append(out, c.blocks[i].samples...)
+	}
+	return out
 }
 
 // snapshot returns how many samples and request bytes were accepted so far.
 func (c *collector) snapshot() (samples, wire int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.samples), c.wire
+	return c.count, c.wire
 }

@@ -237,10 +237,10 @@ func (w *world) ledger(took time.Duration) (*Result, error) {
 	}
 	r := &Result{Seconds: took.Seconds(), Requests: w.aws.Stats(awssim.ServiceSQS).Requests + w.aws.Stats(awssim.ServiceDynamoDB).Requests}
 	for i, c := range []*collector{w.queue, w.table} {
-		got := w.truth.Compare(c.samples)
+		got := w.truth.Compare(c.samples())
 		if i == 0 {
 			r.Produced, r.Delivered, r.Bad = got.Produced, got.Delivered, got.Bad
-			r.BytesPerSample = float64(c.wire) / float64(max(1, len(c.samples)))
+			r.BytesPerSample = float64(c.wire) / float64(max(1, c.count))
 		}
 		// A sink that lacks something must not hide behind one that has it.
 		r.Delivered = min(r.Delivered, got.Delivered)
