@@ -66,7 +66,7 @@ func newLink(cfg Config, host string, clk clock.Clock) *link {
 		host:    host,
 		cfg:     cfg,
 		clock:   clk,
-		retry:   backoff.Policy{Base: 250 * time.Millisecond, Max: 10 * time.Second},
+		retry:   backoff.Policy{Base: 250 * time.Millisecond, Max: 3 * time.Second},
 		sem:     make(chan struct{}, 1),
 		clients: map[uint8]mb.Client{},
 		units:   map[uint8]*unitState{},

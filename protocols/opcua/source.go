@@ -285,6 +285,17 @@ type listening struct {
 	hangUp     func()
 	namespaces []string
 	ticks      int // of the server's clock
+	failed     []error
+}
+
+// missing reports whether a status says that the node itself is no good, not
+// that its device is away.
+func missing(code ua.StatusCode) bool {
+	switch code {
+	case ua.StatusBadNodeIDUnknown, ua.StatusBadNodeIDInvalid, ua.StatusBadAttributeIDInvalid, ua.StatusBadNotReadable:
+		return true
+	}
+	return false
 }
 
 var errSilent = errors.New("the server is connected and says nothing any more; a fresh connection is made")
@@ -383,7 +394,15 @@ func (s *source) notice(ctx context.Context, l *listening, n *opcua.PublishNotif
 		if int(m.ClientHandle) > len(s.items) || m.Value == nil {
 			continue // not ours
 		}
-		s.take(s.items[m.ClientHandle-1], m.Value, now)
+		it := s.items[m.ClientHandle-1]
+		s.take(it, m.Value, now)
+		if !it.failed && missing(m.Value.Status) {
+			// Some servers take an item for a node that they do not have, and
+			// say so only with its first value.
+			it.failed = true
+			l.failed = append(l.failed, fmt.Errorf("tag %s: %w", it.tag, nodeError(it.address.text, m.Value.Status)))
+			s.health.Down(partly(l.failed, len(s.items)))
+		}
 	}
 	if len(s.batch) == 0 {
 		return nil
