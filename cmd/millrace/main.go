@@ -68,7 +68,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "millrace: there is no command %q; `millrace help` lists them\n", args[0])
 		return exitUsage
 	}
-	c := &call{args: args[1:], stdout: stdout, stderr: stderr, flags: flag.NewFlagSet(cmd.name, flag.ContinueOnError)}
+	return invoke(ctx, cmd, args[1:], stdout, stderr)
+}
+
+// invoke runs one command and returns its exit code.
+func invoke(ctx context.Context, cmd command, args []string, stdout, stderr io.Writer) int {
+	c := &call{args: args, stdout: stdout, stderr: stderr, flags: flag.NewFlagSet(cmd.name, flag.ContinueOnError)}
 	c.flags.SetOutput(io.Discard)
 	err := cmd.run(ctx, c)
 	if errors.Is(err, flag.ErrHelp) {
