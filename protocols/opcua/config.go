@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -92,12 +91,6 @@ func (c *Config) Validate(src *protocols.SourceConfig) []protocols.Fault {
 		}
 		if c.Certificate == "" || c.Key == "" {
 			fault("connection.certificate", "certificate and key are missing", "name both files; with auto_certificate: true they are made")
-		} else if !c.AutoCertificate {
-			for _, f := range []struct{ path, file string }{{"connection.certificate", c.Certificate}, {"connection.key", c.Key}} {
-				if _, err := os.Stat(f.file); os.IsNotExist(err) {
-					fault(f.path, f.file+" is not there", "auto_certificate: true makes it")
-				}
-			}
 		}
 	default:
 		fault("connection.security", fmt.Sprintf("%q is not a security policy that is supported", c.Security), "write Basic256Sha256 or None")
