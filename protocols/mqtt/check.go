@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
-
 	"millrace/protocols"
 )
 
@@ -17,7 +15,7 @@ func (c *connection) Check(ctx context.Context, src *protocols.SourceConfig) []e
 	if err != nil {
 		return []error{err}
 	}
-	s, err := c.connect(ctx, c.cfg.clientID(c.site, src.Name)+"-check", true, func(paho.Client, paho.Message) {})
+	s, err := c.connect(ctx, c.cfg.clientID(c.site, src.Name)+"-check", true, func(*session, *message) {})
 	if err != nil {
 		return []error{err}
 	}

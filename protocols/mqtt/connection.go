@@ -94,14 +94,15 @@ func (c *connection) Close() error {
 // session is one connection to the broker, from CONNECT to its loss.
 type session struct {
 	client paho.Client
+	wire   *wire
 	lost   chan error // gets one error when the connection breaks
 	// present says that the broker goes on with a session that it had.
 	present bool
 }
 
-// connect opens a session. handler is called for each message, in the order of
+// connect opens a session. receive is called for each message, in the order of
 // arrival, and must not block.
-func (c *connection) connect(ctx context.Context, id string, clean bool, handler paho.MessageHandler) (*session, error) {
+func (c *connection) connect(ctx context.Context, id string, clean bool, receive func(*session, *message)) (*session, error) {
 	b, err := c.cfg.broker()
 	if err != nil {
 		return nil, c.explain("connect", err)
@@ -128,8 +129,6 @@ func (c *connection) connect(ctx context.Context, id string, clean bool, handler
 	o.SetClientID(id).SetUsername(c.cfg.Username).SetPassword(password).SetCleanSession(clean).SetProtocolVersion(4).
 		SetKeepAlive(c.cfg.KeepAlive).SetPingTimeout(pingTimeout).SetConnectTimeout(c.cfg.ConnectTimeout).SetWriteTimeout(writeTimeout).
 		SetAutoReconnect(false).SetConnectRetry(false).SetStore(noStore{}).
-		// In order, since the handler does not block; acknowledged by hand.
-		SetOrderMatters(true).SetAutoAckDisabled(true).SetDefaultPublishHandler(handler).
 		SetConnectionLostHandler(func(_ paho.Client, err error) { s.lost <- err }).
 		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
 			raw, err := dial(limited, b, conf, c.cfg.ConnectTimeout)
@@ -137,10 +136,10 @@ func (c *connection) connect(ctx context.Context, id string, clean bool, handler
 				dialled = err
 				return nil, err
 			}
-			w := newWire(raw, int(c.cfg.MaxMessage))
+			s.wire = newWire(raw, int(c.cfg.MaxMessage), func(m *message) { receive(s, m) })
 			// An end of ctx breaks off the login too.
-			unhook = context.AfterFunc(ctx, func() { _ = w.Close() })
-			return w, nil
+			unhook = context.AfterFunc(ctx, func() { _ = s.wire.Close() })
+			return s.wire, nil
 		})
 	s.client = paho.NewClient(o)
 	token := s.client.Connect().(*paho.ConnectToken)
@@ -164,6 +163,17 @@ func (c *connection) connect(ctx context.Context, id string, clean bool, handler
 
 // close ends the session, and the connection where it is still there.
 func (s *session) close() { s.client.Disconnect(uint(quiesce / time.Millisecond)) }
+
+// acknowledge writes acknowledgements. Where the connection breaks, the broker
+// sends the messages again.
+func (s *session) acknowledge(acks []byte) {
+	if s == nil || len(acks) == 0 {
+		return
+	}
+	if _, err := s.wire.Write(acks); err != nil {
+		_ = s.wire.Close() // so that the library learns of it
+	}
+}
 
 // subscribe subscribes to filters and returns those that the broker refused
 // (return code 0x80: 3.1.1, 3.9.3).

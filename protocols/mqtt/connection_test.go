@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -300,43 +300,88 @@ func (c *conn) Read(p []byte) (int, error) { return c.in.Read(p[:min(len(p), 3)]
 
 func TestWire(t *testing.T) {
 	var stream bytes.Buffer
-	message := func(topic string, qos byte, size int) {
-		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-		p.TopicName, p.Qos, p.MessageID, p.Payload = topic, qos, 258, bytes.Repeat([]byte{'x'}, size)
+	write := func(p packets.ControlPacket) {
 		if err := p.Write(&stream); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sizes := []int{0, 1, 100, 1000, 2000, 5, 200_000, 3}
+	sizes := []int{0, 1, 100, 1000, 2000, 5, 200_000, 1024, 1025, 3}
+	topic := func(i int) string { return strings.Repeat("t", 1+20_000*(i%2)) } // longer than the buffer
 	for i, size := range sizes {
-		message(strings.Repeat("t", 1+200*(i%2)), byte(i/2%2), size)
+		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+		p.TopicName, p.Qos, p.Payload, p.Dup, p.Retain = topic(i), byte(i%3), bytes.Repeat([]byte{'x'}, size), i%3 == 1, i%2 == 1
+		if p.Qos > 0 {
+			p.MessageID = uint16(256 + i)
+		}
+		write(p)
+		ping := packets.NewControlPacket(packets.Pingresp)
+		write(ping)
 	}
-	w := newWire(&conn{in: &stream}, 1024)
+	suback := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+	suback.MessageID, suback.ReturnCodes = 7, make([]byte, 200)
+	write(suback)
+	var got []*message
+	w := newWire(&conn{in: &stream}, 1024, func(m *message) { got = append(got, m) })
 	for i, size := range sizes {
-		p, err := packets.ReadPacket(w)
-		if err != nil {
-			t.Fatal(err)
+		if p, err := packets.ReadPacket(w); err != nil || p.Details() != packets.NewControlPacket(packets.Pingresp).Details() {
+			t.Fatalf("after message %d: %v %v", i, p, err)
 		}
-		got := p.(*packets.PublishPacket)
-		if got.TopicName != strings.Repeat("t", 1+200*(i%2)) || got.Qos != byte(i/2%2) || got.Qos > 0 && got.MessageID != 258 {
-			t.Errorf("message %d comes with topic %q, QoS %d and identifier %d", i, got.TopicName, got.Qos, got.MessageID)
+		want := message{topic: topic(i), qos: byte(i % 3), dup: i%3 == 1, retained: i%2 == 1, large: size > 1024}
+		if want.qos > 0 {
+			want.id = uint16(256 + i)
 		}
-		small := size+len(got.TopicName)+4 <= 1024
-		if small && len(got.Payload) != size || !small && string(got.Payload) != tooLarge {
-			t.Errorf("message %d of %d bytes comes with %d", i, size, len(got.Payload))
+		if !want.large {
+			want.payload = bytes.Repeat([]byte{'x'}, size)
 		}
+		if len(got) != i+1 || !reflect.DeepEqual(*got[i], want) {
+			t.Fatalf("message %d of %d bytes comes as QoS %d, identifier %d, %d bytes", i, size, got[i].qos, got[i].id, len(got[i].payload))
+		}
+	}
+	if p, err := packets.ReadPacket(w); err != nil || p.(*packets.SubackPacket).MessageID != 7 || len(p.(*packets.SubackPacket).ReturnCodes) != 200 {
+		t.Errorf("the SUBACK comes as %v, %v", p, err)
 	}
 	if _, err := packets.ReadPacket(w); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	for _, bad := range [][]byte{
 		{0x30, 0xff, 0xff, 0xff, 0xff, 0x01}, // a length of five bytes
-		{0x90, 0xff, 0x7f},                   // a large SUBACK
-		append([]byte{0x30, 0xff, 0x7f}, binary.BigEndian.AppendUint16(nil, 0xffff)...), // a topic longer than its packet
+		{0x90, 0xff, 0xff, 0x7f},             // a large SUBACK
+		{0x36, 5, 0, 1, 't', 0, 1},           // QoS 3
+		{0x30, 3, 0xff, 0xff, 't'},           // a topic longer than its packet
+		{0x32, 3, 0, 1, 't'},                 // no identifier
 	} {
-		w := newWire(&conn{in: bytes.NewReader(bad)}, 1024)
+		w := newWire(&conn{in: bytes.NewReader(bad)}, 1024, func(*message) { t.Errorf("%x gives a message", bad) })
 		if _, err := packets.ReadPacket(w); err == nil || !strings.HasPrefix(err.Error(), "the broker sent ") {
 			t.Errorf("%x: %v", bad, err)
 		}
 	}
+}
+
+// FuzzWire holds the wire against the library's reader.
+func FuzzWire(f *testing.F) {
+	f.Add([]byte{0x32, 7, 0, 1, 't', 1, 2, '4', '2', 0xd0, 0, 0x90, 3, 0, 7, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var got []*message
+		w := newWire(&conn{in: bytes.NewReader(data)}, 1<<20, func(m *message) { got = append(got, m) })
+		for {
+			if _, err := packets.ReadPacket(w); err != nil {
+				break
+			}
+		}
+		r := bytes.NewReader(data)
+		for _, m := range got {
+			for {
+				p, err := packets.ReadPacket(r)
+				if err != nil {
+					t.Fatalf("%x: the library reads fewer messages: %v", data, err)
+				}
+				if p, ok := p.(*packets.PublishPacket); ok {
+					if p.TopicName != m.topic || p.Qos != m.qos || p.MessageID != m.id || !bytes.Equal(p.Payload, m.payload) || p.Dup != m.dup || p.Retain != m.retained {
+						t.Fatalf("%x: %+v, the library reads %+v", data, m, p)
+					}
+					break
+				}
+			}
+		}
+	})
 }

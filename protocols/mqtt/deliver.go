@@ -77,8 +77,12 @@ func (d *deliverer) fill(items []item) int {
 	d.batch, d.ends = d.batch[:0], d.ends[:0]
 	for i := range items {
 		it := &items[i]
-		if it.msg != nil && !it.known {
-			d.batch = d.router.decode(it.msg.Topic(), it.msg.Payload(), it.msg.Retained(), it.at, d.batch)
+		switch m := it.msg; {
+		case m == nil, it.known:
+		case m.large:
+			d.batch = d.router.large(m.topic, it.at, d.batch)
+		default:
+			d.batch = d.router.decode(m.topic, m.payload, m.retained, it.at, d.batch)
 		}
 		for _, tag := range it.bad {
 			d.batch = append(d.batch, sample.Sample{Tag: tag, Quality: it.quality, Time: it.at})
@@ -106,7 +110,7 @@ func (d *deliverer) deliver(ctx context.Context, items []item, batch []sample.Sa
 	// must not take the others with it.
 	if len(items) == 1 {
 		if m := items[0].msg; m != nil {
-			d.router.refuse(m.Topic(), items[0].at, err)
+			d.router.refuse(m.topic, items[0].at, err)
 		}
 		d.queue.settle(items)
 		return nil
@@ -164,7 +168,7 @@ func (d *deliverer) insist(ctx context.Context, items []item, batch []sample.Sam
 func (d *deliverer) once(ctx context.Context, items []item, batch []sample.Sample) error {
 	acknowledged := false
 	for i := range items {
-		if m := items[i].msg; m != nil && m.Qos() > 0 {
+		if m := items[i].msg; m != nil && m.qos > 0 {
 			acknowledged = true
 			break
 		}

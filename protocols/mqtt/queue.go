@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"sync"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
-
 	"millrace/sample"
 )
 
@@ -14,10 +12,10 @@ const maxHeldBytes = 64 << 20
 
 // item is one message, or tags that are Bad from now on.
 type item struct {
-	msg     paho.Message // nil for tags that are Bad
-	from    paho.Client  // on whose connection it came
-	known   bool         // its samples are durable already
-	at      int64        // when it came, in ns
+	msg     *message // nil for tags that are Bad
+	from    *session // on whose connection it came
+	known   bool     // its samples are durable already
+	at      int64    // when it came, in ns
 	bad     []string
 	quality sample.Quality
 }
@@ -26,12 +24,13 @@ func (it *item) size() int {
 	if it.msg == nil {
 		return 0
 	}
-	return len(it.msg.Payload()) + len(it.msg.Topic())
+	return len(it.msg.payload) + len(it.msg.topic)
 }
 
 // queue holds what arrived until it is durable. Putting never blocks.
 type queue struct {
-	most int
+	most  int
+	clean bool // the broker forgets what it has not been confirmed
 
 	mu     sync.Mutex
 	items  []item
@@ -41,19 +40,20 @@ type queue struct {
 	// A connection that breaks makes the broker send again what it has no
 	// acknowledgement of, under the same packet identifier (3.1.1, 4.4). What
 	// is known by these is not stored twice.
-	waiting map[uint16]paho.Message // put and not settled
-	again   map[uint16]paho.Message // came again while it was waiting
-	kept    map[uint16]paho.Message // durable, when its connection was gone
-	left    bool                    // a message of QoS 1 was not taken, so the broker has it still
-	lost    int                     // messages of QoS 0 that were not taken
+	waiting map[uint16]*message // put and not settled
+	again   map[uint16]*session // on which it came again while it was waiting
+	kept    map[uint16]*message // durable, when its connection was gone
+	left    bool                // a message of QoS 1 was not taken, so the broker has it still
+	lost    int                 // messages of QoS 0 that were not taken
 
+	acks []byte        // of settle, which one goroutine calls
 	wake chan struct{} // something was put, or the queue was closed
 	idle chan struct{} // all is settled, and a message was left
 }
 
-func newQueue(most int) *queue {
-	return &queue{most: most, wake: make(chan struct{}, 1), idle: make(chan struct{}, 1),
-		waiting: map[uint16]paho.Message{}, again: map[uint16]paho.Message{}, kept: map[uint16]paho.Message{}}
+func newQueue(most int, clean bool) *queue {
+	return &queue{most: most, clean: clean, wake: make(chan struct{}, 1), idle: make(chan struct{}, 1),
+		waiting: map[uint16]*message{}, again: map[uint16]*session{}, kept: map[uint16]*message{}}
 }
 
 func signal(c chan struct{}) {
@@ -64,7 +64,7 @@ func signal(c chan struct{}) {
 }
 
 // put adds an item. A message beyond the bounds is not taken: at QoS 1 the
-// broker keeps it, at QoS 0 it is lost and counted.
+// broker keeps it unless the session is clean, at QoS 0 it is lost and counted.
 func (q *queue) put(it item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -72,22 +72,23 @@ func (q *queue) put(it item) {
 		return
 	}
 	if it.msg != nil {
-		if it.msg.Qos() > 0 && q.recognise(&it) {
+		if it.msg.qos > 0 && q.recognise(&it) {
 			return
 		}
 		size := it.size()
 		if q.held >= q.most || q.held > 0 && q.bytes+size > maxHeldBytes {
-			if it.msg.Qos() == 0 {
+			if it.msg.qos == 0 || q.clean {
 				q.lost++
-			} else {
-				q.left = true
 			}
+			// With a clean session too: a message that is not confirmed takes
+			// up room at the broker until the next connection.
+			q.left = q.left || it.msg.qos > 0
 			return
 		}
 		q.held++
 		q.bytes += size
-		if it.msg.Qos() > 0 {
-			q.waiting[it.msg.MessageID()] = it.msg
+		if it.msg.qos > 0 {
+			q.waiting[it.msg.id] = it.msg
 		}
 	}
 	q.items = append(q.items, it)
@@ -98,22 +99,22 @@ func (q *queue) put(it item) {
 // that waits needs no second place; one that is durable is marked as known.
 // An identifier that was not acknowledged cannot stand for another message.
 func (q *queue) recognise(it *item) (waits bool) {
-	id := it.msg.MessageID()
+	id := it.msg.id
 	kept := q.kept[id]
 	delete(q.kept, id)
-	if !it.msg.Duplicate() {
+	if !it.msg.dup {
 		return false
 	}
 	if sameMessage(q.waiting[id], it.msg) {
-		q.again[id] = it.msg
+		q.again[id] = it.from
 		return true
 	}
 	it.known = sameMessage(kept, it.msg)
 	return false
 }
 
-func sameMessage(a, b paho.Message) bool {
-	return a != nil && a.Topic() == b.Topic() && bytes.Equal(a.Payload(), b.Payload())
+func sameMessage(a, b *message) bool {
+	return a != nil && a.topic == b.topic && a.large == b.large && bytes.Equal(a.payload, b.payload)
 }
 
 // forget is called when the broker has begun a new session, in which packet
@@ -146,13 +147,23 @@ func (q *queue) take(spare []item) []item {
 }
 
 // settle acknowledges items that are durable, in their order (3.1.1, 4.6), and
-// lets go of them.
+// lets go of them. The acknowledgements of a batch go out in one write: by the
+// library each would take a write of its own.
 func (q *queue) settle(items []item) {
+	var to *session
+	q.acks = q.acks[:0]
 	for i := range items {
-		if items[i].msg != nil {
-			q.settleOne(&items[i]).Ack() // does nothing at QoS 0
+		if items[i].msg == nil {
+			continue
 		}
+		from := q.settleOne(&items[i])
+		if from != to {
+			to.acknowledge(q.acks)
+			to, q.acks = from, q.acks[:0]
+		}
+		q.acks = items[i].msg.ack(q.acks)
 	}
+	to.acknowledge(q.acks)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.held == 0 && q.left {
@@ -160,17 +171,17 @@ func (q *queue) settle(items []item) {
 	}
 }
 
-// settleOne returns the message by which to acknowledge an item: itself, or
-// the one by which it came again.
-func (q *queue) settleOne(it *item) paho.Message {
-	gone := it.msg.Qos() > 0 && !it.from.IsConnectionOpen()
+// settleOne lets go of an item. It returns on which connection to acknowledge
+// it: where it came, or where it came again.
+func (q *queue) settleOne(it *item) *session {
+	gone := it.msg.qos > 0 && !it.from.client.IsConnectionOpen()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.held--
 	q.bytes -= it.size()
-	id := it.msg.MessageID()
-	if it.msg.Qos() == 0 || q.waiting[id] != it.msg {
-		return it.msg
+	id := it.msg.id
+	if it.msg.qos == 0 || q.waiting[id] != it.msg {
+		return it.from
 	}
 	delete(q.waiting, id)
 	if again := q.again[id]; again != nil {
@@ -180,7 +191,7 @@ func (q *queue) settleOne(it *item) paho.Message {
 	if gone && len(q.kept) < q.most {
 		q.kept[id] = it.msg
 	}
-	return it.msg
+	return it.from
 }
 
 // close makes put take nothing more.
@@ -191,7 +202,8 @@ func (q *queue) close() {
 	signal(q.wake)
 }
 
-// fresh forgets that messages were left, at a new connection.
+// fresh forgets that messages were left. It is called before a connection is
+// opened, on which they come again.
 func (q *queue) fresh() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -261,12 +261,6 @@ func (p *point) asObject(isObject bool) bool {
 }
 
 func (r *router) read(rt *route, topic string, payload []byte, at int64, out []sample.Sample) ([]sample.Sample, error) {
-	if string(payload) == tooLarge {
-		for i := range rt.points {
-			out = append(out, sample.Sample{Tag: rt.points[i].tag, Quality: sample.BadOutOfRange, Time: at})
-		}
-		return out, errTooLarge
-	}
 	var problem error
 	isObject := firstByte(payload) == '{'
 	objects := false
@@ -349,8 +343,22 @@ func (r *router) refuse(topic string, at int64, err error) {
 	}
 }
 
-// errTooLarge is said of a message that wire has shrunk.
 var errTooLarge = errors.New("it is larger than connection.max_message")
+
+// large appends the samples of a message whose payload was too large.
+func (r *router) large(topic string, at int64, out []sample.Sample) []sample.Sample {
+	rt := r.find(topic)
+	if rt == nil {
+		return out
+	}
+	r.note(rt, topic, errTooLarge)
+	for i := range rt.points {
+		if !rt.dynamic || rt.seen {
+			out = append(out, sample.Sample{Tag: rt.points[i].tag, Quality: sample.BadOutOfRange, Time: at})
+		}
+	}
+	return out
+}
 
 var errAbsent = errors.New("the document does not have the value")
 

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
-
 	"millrace/internal/backoff"
 	"millrace/protocols"
 	"millrace/sample"
@@ -59,7 +57,7 @@ func filtersOf(cfg *Config, r *router) []string {
 
 // Run implements protocols.Source.
 func (s *source) Run(ctx context.Context, emit protocols.Emit) error {
-	s.queue = newQueue(s.conn.cfg.MaxInflight)
+	s.queue = newQueue(s.conn.cfg.MaxInflight, s.conn.cfg.CleanSession)
 	s.deliver = newDeliverer(s.queue, s.router, s.conn.log, emit)
 	// A delivery that fails ends the source; the gateway starts it again.
 	inner, cancel := context.WithCancel(ctx)
@@ -85,6 +83,7 @@ func (s *source) Run(ctx context.Context, emit protocols.Emit) error {
 func (s *source) keepConnected(ctx context.Context) *session {
 	for attempt := 0; ; attempt++ {
 		s.health.Beat()
+		s.queue.fresh()
 		session, err := s.conn.connect(ctx, s.id, s.conn.cfg.CleanSession, s.receive)
 		if ctx.Err() != nil {
 			return session
@@ -113,9 +112,10 @@ func (s *source) keepConnected(ctx context.Context) *session {
 	}
 }
 
-// receive takes a message from the library. It must not block.
-func (s *source) receive(c paho.Client, m paho.Message) {
-	s.queue.put(item{msg: m, from: c, at: s.conn.clock.Now().UnixNano()})
+// receive takes a message. It must not block: the connection's other packets
+// wait behind it.
+func (s *source) receive(from *session, m *message) {
+	s.queue.put(item{msg: m, from: from, at: s.conn.clock.Now().UnixNano()})
 }
 
 // down reports that the broker is away, and makes every configured tag Bad.
@@ -165,7 +165,6 @@ var errLeft = errors.New("messages were left at the broker")
 // stay subscribes and stays until the connection is lost. It returns nil when
 // ctx is done.
 func (s *source) stay(ctx context.Context, session *session) error {
-	s.queue.fresh()
 	if !session.present {
 		s.queue.forget()
 	}
@@ -261,7 +260,7 @@ func (o *overflowLog) report(s *source) {
 	}
 	o.left = left
 	if lost > 0 && o.lost == 0 {
-		s.conn.log.Warn("messages of QoS 0 came faster than they can be stored and were lost; let the devices publish with QoS 1", "lost", lost)
+		s.conn.log.Warn("messages came faster than they can be stored and were lost: publish and subscribe with QoS 1, and leave clean_session out", "lost", lost)
 	}
 	o.lost += lost
 }

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -40,31 +40,66 @@ func dial(ctx context.Context, b broker, conf *tls.Config, timeout time.Duration
 	return t, nil
 }
 
-// Packet types, 3.1.1, 2.2.1.
-const typePublish = 3
+// message is a PUBLISH that the broker sent: 3.1.1, 3.3.
+type message struct {
+	topic    string
+	payload  []byte
+	id       uint16 // packet identifier, 0 at QoS 0
+	qos      byte
+	dup      bool // it may have been sent before
+	retained bool
+	large    bool // the payload was too large and is not here
+}
 
-// tooLarge stands in place of a payload that was too large. It is no UTF-8,
-// so it is no value of any type.
-const tooLarge = "\xff\xfemillrace: too large"
+// ack appends what confirms the message: PUBACK (3.1.1, 3.4). A broker that
+// holds a subscription of QoS 2 from before gets its PUBREC (3.5), and the
+// library does the rest.
+func (m *message) ack(b []byte) []byte {
+	switch m.qos {
+	case 1:
+		return append(b, 0x40, 2, byte(m.id>>8), byte(m.id))
+	case 2:
+		return append(b, 0x50, 2, byte(m.id>>8), byte(m.id))
+	}
+	return b
+}
 
-// wire is a network connection that reads ahead, bounds the size of a message
-// and gives up a write that stands still. The client library reads byte by
-// byte and would take 256 MiB into memory.
+// The first byte of a fixed header: 3.1.1, 2.2 and 3.3.1.
+const (
+	typePublish = 3
+	flagRetain  = 0x01
+	flagQoS     = 0x06
+	flagDup     = 0x08
+)
+
+// maxTopics bounds the topics that a wire remembers.
+const maxTopics = 20000
+
+// wire is the network connection as the client library sees it. It takes the
+// messages out and hands them to receive, in their order: the library would
+// take each through five goroutines, at several times the cost of all the
+// rest, read byte by byte, and hold a message of any size in memory. It also
+// gives up a write that stands still.
 type wire struct {
 	net.Conn
 	in      *bufio.Reader
-	most    int
-	head    []byte // of the packet that is being read, not handed over yet
+	most    int // bytes of a payload
+	receive func(*message)
+	topics  map[string]string // so that a topic is allocated once
+
+	head    []byte // of the library's packet that is being read, not handed over yet
 	headBuf [8]byte
-	body    int          // bytes of it that follow
-	renewed atomic.Int64 // when the write deadline was set, in ns of the wall clock
+	body    int // bytes of it that follow
+
+	mu      sync.Mutex // held by a write, which is of whole packets
+	renewed time.Time  // when the write deadline was set
 }
 
-func newWire(c net.Conn, most int) *wire {
-	return &wire{Conn: c, in: bufio.NewReaderSize(c, 16<<10), most: most}
+func newWire(c net.Conn, most int, receive func(*message)) *wire {
+	return &wire{Conn: c, in: bufio.NewReaderSize(c, 16<<10), most: most, receive: receive, topics: map[string]string{}}
 }
 
-// Read implements net.Conn.
+// Read implements net.Conn: it gives all packets but PUBLISH.
 func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -84,7 +119,11 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next reads the fixed header of a packet (3.1.1, 2.2).
+// maxOther bounds packets that are no messages: a SUBACK has a byte for each
+// filter.
+const maxOther = 64 << 10
+
+// next reads the fixed header of a packet (3.1.1, 2.2), and all of a PUBLISH.
 func (w *wire) next() error {
 	first, err := w.in.ReadByte()
 	if err != nil {
@@ -106,65 +145,90 @@ func (w *wire) next() error {
 			return errors.New("the broker sent a packet whose length is not MQTT")
 		}
 	}
-	// The bound is on the payload; the topic may take up to 64 KiB more.
-	if length <= w.most {
-		w.head, w.body = head, length
-		return nil
-	}
-	if first>>4 != typePublish {
+	switch {
+	case first>>4 == typePublish:
+		return w.publish(first, length)
+	case length > maxOther:
 		return fmt.Errorf("the broker sent a packet of type %d with %d bytes", first>>4, length)
 	}
-	return w.shrink(first, length)
-}
-
-// shrink reads a PUBLISH that is too large and leaves one whose payload is
-// tooLarge, so that it can be acknowledged and does not come again and again.
-func (w *wire) shrink(first byte, length int) error {
-	var size [2]byte
-	if _, err := io.ReadFull(w.in, size[:]); err != nil {
-		return err
-	}
-	name := int(binary.BigEndian.Uint16(size[:]))
-	rest := name // topic, and the packet identifier at QoS 1 and 2
-	if first&0x06 != 0 {
-		rest += 2
-	}
-	if rest+2 > length {
-		return errors.New("the broker sent a PUBLISH that is shorter than its topic")
-	}
-	body := make([]byte, 2+rest, 2+rest+len(tooLarge))
-	copy(body, size[:])
-	if _, err := io.ReadFull(w.in, body[2:]); err != nil {
-		return err
-	}
-	// Discard takes an int, which holds any length of MQTT.
-	if _, err := w.in.Discard(length - 2 - rest); err != nil {
-		return err
-	}
-	body = append(body, tooLarge...)
-	head := []byte{first}
-	for n := len(body); ; {
-		b := byte(n & 0x7f)
-		if n >>= 7; n > 0 {
-			head = append(head, b|0x80)
-			continue
-		}
-		head = append(head, b)
-		break
-	}
-	w.head = append(head, body...)
+	w.head, w.body = head, length
 	return nil
 }
 
+// publish reads the rest of a PUBLISH (3.1.1, 3.3). A payload that is too large
+// is read past, so that the message can be acknowledged and does not come
+// again and again.
+func (w *wire) publish(first byte, length int) error {
+	m := &message{qos: first & flagQoS >> 1, dup: first&flagDup != 0, retained: first&flagRetain != 0}
+	var two [2]byte
+	if _, err := io.ReadFull(w.in, two[:]); err != nil {
+		return err
+	}
+	size := int(binary.BigEndian.Uint16(two[:]))
+	rest := length - 2 - size
+	if m.qos > 0 {
+		rest -= 2
+	}
+	if rest < 0 || m.qos == 3 {
+		return errors.New("the broker sent a PUBLISH that is not MQTT")
+	}
+	if err := w.topic(m, size); err != nil {
+		return err
+	}
+	if m.qos > 0 {
+		if _, err := io.ReadFull(w.in, two[:]); err != nil {
+			return err
+		}
+		m.id = binary.BigEndian.Uint16(two[:])
+	}
+	if rest > w.most {
+		m.large = true
+		if _, err := w.in.Discard(rest); err != nil {
+			return err
+		}
+	} else {
+		m.payload = make([]byte, rest)
+		if _, err := io.ReadFull(w.in, m.payload); err != nil {
+			return err
+		}
+	}
+	w.receive(m)
+	return nil
+}
+
+func (w *wire) topic(m *message, size int) error {
+	if size > w.in.Size() {
+		name := make([]byte, size)
+		_, err := io.ReadFull(w.in, name)
+		m.topic = string(name)
+		return err
+	}
+	name, err := w.in.Peek(size)
+	if err != nil {
+		return err
+	}
+	topic, known := w.topics[string(name)]
+	if !known {
+		topic = string(name)
+		if len(w.topics) < maxTopics {
+			w.topics[topic] = topic
+		}
+	}
+	m.topic = topic
+	_, err = w.in.Discard(size)
+	return err
+}
+
 // Write implements net.Conn. It renews the deadline once a second at most,
-// since that costs more than a small write.
+// since that costs as much as a small write.
 func (w *wire) Write(p []byte) (int, error) {
-	now := time.Now()
-	if last := w.renewed.Load(); now.UnixNano()-last > int64(time.Second) || now.UnixNano() < last {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); now.Sub(w.renewed) > time.Second {
 		if err := w.Conn.SetWriteDeadline(now.Add(writeTimeout)); err != nil {
 			return 0, err
 		}
-		w.renewed.Store(now.UnixNano())
+		w.renewed = now
 	}
 	return w.Conn.Write(p)
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strconv"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
-
 	"millrace/protocols"
 	"millrace/sample"
 )
@@ -92,7 +90,7 @@ func (w *writer) open(ctx context.Context) error {
 	w.conn.mu.Lock()
 	id := w.conn.cfg.clientID(w.conn.site, w.conn.owner) + "-writer"
 	w.conn.mu.Unlock()
-	s, err := w.conn.connect(ctx, id, true, func(paho.Client, paho.Message) {})
+	s, err := w.conn.connect(ctx, id, true, func(*session, *message) {})
 	if err != nil {
 		return err
 	}
