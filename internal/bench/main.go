@@ -29,6 +29,13 @@ func main() {
 	seconds := flag.Duration("for", time.Minute, "how long each measurement of the whole gateway runs")
 	only := flag.String("only", "", "run one group: codec, modbus, mqtt, memory or binary")
 	flag.Parse()
+	if addresses := os.Getenv(floorEnv); addresses != "" {
+		if err := runFloor(strings.Split(addresses, ","), *seconds); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *seconds, *only); err != nil {

@@ -126,7 +126,9 @@ func (p *Plant) published(m mqttsim.Sent) {
 		panic("BUG: simulated sensor message: " + err.Error())
 	}
 	p.log.Sent(p.site+"/"+strings.TrimPrefix(m.Topic, "plant/"), truth.Event{
-		Value: sample.FloatValue(v.Value), From: m.At, To: m.At, Key: truth.SourceKey(v.Time.UnixNano()),
+		// The broker reports a message once it has been written; the gateway may
+		// have it before.
+		Value: sample.FloatValue(v.Value), From: v.Time, To: m.At, Key: truth.SourceKey(v.Time.UnixNano()),
 	})
 }
 
