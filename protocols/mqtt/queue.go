@@ -44,7 +44,7 @@ type queue struct {
 	again   map[uint16]*session // on which it came again while it was waiting
 	kept    map[uint16]*message // durable, when its connection was gone
 	left    bool                // a message of QoS 1 was not taken, so the broker has it still
-	lost    int                 // messages of QoS 0 that were not taken
+	lost    int                 // messages that were not taken and will not come again
 
 	acks []byte        // of settle, which one goroutine calls
 	wake chan struct{} // something was put, or the queue was closed
