@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 	"time"
-
-	"millrace/sample"
 )
 
 // ErrRange is a number that neither an int64 nor a float64 holds.
@@ -18,23 +15,20 @@ var ErrRange = errors.New("the number is too large for an int64 or a float64")
 // IsNumber reports whether b is a JSON number and nothing else.
 func IsNumber(b []byte) bool { return len(b) > 0 && numberLen(b) == len(b) }
 
-// Num turns the literal of a number into a value: an int64 where it has
-// neither fraction nor exponent, else the nearest float64. It returns ErrRange
-// where an integer is beyond int64 or a float beyond float64: a count is never
-// rounded.
-func Num(lit []byte) (sample.Value, error) {
-	if bytes.IndexAny(lit, ".eE") < 0 && string(lit) != "-0" {
-		i, err := strconv.ParseInt(string(lit), 10, 64)
-		if err != nil {
-			return sample.Value{}, ErrRange
+// Num reads the literal of a number: as i where it has neither fraction nor
+// exponent, else as the nearest float64, f. It returns ErrRange where an
+// integer is beyond int64 or a float beyond float64: a count is never rounded.
+func Num(lit []byte) (i int64, f float64, isInt bool, err error) {
+	if !bytes.ContainsAny(lit, ".eE") && string(lit) != "-0" {
+		if i, err = strconv.ParseInt(string(lit), 10, 64); err != nil {
+			return 0, 0, false, ErrRange
 		}
-		return sample.IntValue(i), nil
+		return i, 0, true, nil
 	}
-	f, err := strconv.ParseFloat(string(lit), 64)
-	if err != nil {
-		return sample.Value{}, ErrRange
+	if f, err = strconv.ParseFloat(string(lit), 64); err != nil {
+		return 0, 0, false, ErrRange
 	}
-	return sample.FloatValue(f), nil
+	return 0, f, false, nil
 }
 
 // Nanos turns the literal of a number into nanoseconds, exactly; digits below
@@ -105,33 +99,4 @@ func clip(text []byte) []byte {
 		return append(text[:most:most], "..."...)
 	}
 	return text
-}
-
-// The qualities that have a name on the wire: OPC UA's names of the codes
-// (OPC 10000-6, annex A.2).
-var qualities = []sample.Quality{
-	sample.Good, sample.Uncertain, sample.Bad, sample.UncertainLastUsableValue, sample.UncertainEngineeringUnits,
-	sample.BadInternalError, sample.BadCommunicationError, sample.BadTimeout, sample.BadNodeIDUnknown, sample.BadOutOfRange,
-	sample.BadTypeMismatch, sample.BadConfigurationError, sample.BadNotConnected, sample.BadDeviceFailure,
-	sample.BadNoCommunication, sample.BadDataLost,
-}
-
-// QualityName returns the quality of that name, in any case: good, uncertain,
-// bad, or OPC UA's name of a code that millrace knows.
-func QualityName(name []byte) (sample.Quality, error) {
-	for _, q := range qualities {
-		if strings.EqualFold(q.String(), string(name)) {
-			return q, nil
-		}
-	}
-	return 0, fmt.Errorf("%q is not a quality: write Good, Uncertain, Bad, another name of OPC UA's, or a status code", clip(name))
-}
-
-// QualityCode returns the OPC UA status code that a literal stands for.
-func QualityCode(lit []byte) (sample.Quality, error) {
-	n, err := strconv.ParseUint(string(lit), 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("%s is not an OPC UA status code, 0 to 4294967295", lit)
-	}
-	return sample.Quality(n), nil
 }

@@ -38,7 +38,7 @@ func TestJSONBodies(t *testing.T) {
 		`{"samples":[{"tag":"a","value":"\u00b0C"}]}`:                     {want("plant/lab/a", sample.StringValue("°C"))},
 		`{"samples":[{"tag":"a","value":null}]}`:                          {with(want("plant/lab/a", sample.Value{}), func(s *sample.Sample) { s.Quality = sample.Bad })},
 		`{"samples":[{"tag":"a","quality":"BadTimeout"}]}`:                {with(want("plant/lab/a", sample.Value{}), func(s *sample.Sample) { s.Quality = sample.BadTimeout })},
-		`{"samples":[{"tag":"a","value":3,"quality":"bad"}]}`:             {with(want("plant/lab/a", sample.Value{}), func(s *sample.Sample) { s.Quality = sample.Bad })},
+		`{"samples":[{"tag":"a","value":3,"quality":"Bad"}]}`:             {with(want("plant/lab/a", sample.Value{}), func(s *sample.Sample) { s.Quality = sample.Bad })},
 		`{"samples":[{"tag":"a","value":1,"quality":1083179008}]}`:        {with(one, func(s *sample.Sample) { s.Quality = sample.UncertainLastUsableValue })},
 		`{"samples":[{"tag":"a","value":1,"time":1700000000123.5}]}`:      {with(one, func(s *sample.Sample) { s.SourceTime = 1700000000123500000 })},
 		`{"samples":[{"tag":"a","value":1,"time":null}]}`:                 {one},
