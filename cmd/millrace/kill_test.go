@@ -25,6 +25,7 @@ import (
 	"millrace/gateway"
 	"millrace/gateway/control"
 	"millrace/internal/sim/awssim"
+	"millrace/internal/sim/mqttsim"
 	"millrace/sample/block"
 	"millrace/uploader/awsconf"
 )
@@ -121,6 +122,69 @@ func (p *producers) post(client *http.Client, body []byte) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
+// sensor publishes by MQTT, QoS 1, and keeps what the gateway confirmed: the
+// values by the device's time, which keys them.
+type sensor struct {
+	broker *mqttsim.Broker
+
+	mu    sync.Mutex
+	sent  map[uint16][]byte // by packet identifier
+	acked map[int64]float64
+}
+
+type sensorMessage struct {
+	Value float64   `json:"value"`
+	Time  time.Time `json:"time"`
+}
+
+func startSensor(t *testing.T) *sensor {
+	t.Helper()
+	s := &sensor{sent: map[uint16][]byte{}, acked: map[int64]float64{}}
+	broker, err := mqttsim.Start(mqttsim.Options{
+		OnSent: func(m mqttsim.Sent) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.sent[m.ID] = m.Payload
+		},
+		OnAck: func(a mqttsim.Ack) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			payload, ok := s.sent[a.ID]
+			if !ok {
+				return // confirmed before the broker told of it; not counted
+			}
+			delete(s.sent, a.ID)
+			var m sensorMessage
+			if err := json.Unmarshal(payload, &m); err != nil {
+				t.Errorf("acknowledged %d: %v", a.ID, err)
+			}
+			s.acked[m.Time.UnixNano()] = m.Value
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.broker = broker
+	return s
+}
+
+// run publishes until stop is closed.
+func (s *sensor) run(stop <-chan struct{}) {
+	at := time.Now().UTC().Truncate(time.Second)
+	for i := 1; ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Millisecond):
+		}
+		text, err := json.Marshal(sensorMessage{float64(i) + 0.5, at.Add(time.Duration(i) * time.Millisecond)})
+		if err != nil {
+			panic(err)
+		}
+		_ = s.broker.Publish("mq/x", text, 1, false) // what the broker refuses is not acknowledged either
+	}
+}
+
 // arrivals decode what the queue accepted.
 type arrivals struct {
 	t      *testing.T
@@ -128,6 +192,7 @@ type arrivals struct {
 	dec    *block.Decoder
 	blocks map[string][]byte
 	values map[ackedKey]float64
+	sensed map[int64]float64                  // of the sensor, by the device's time
 	seqs   map[string]map[uint64]block.Header // stream and epoch to the blocks
 }
 
@@ -158,11 +223,17 @@ func (a *arrivals) accept(m awssim.Accepted) {
 	}
 	a.seqs[stream][b.Header.Seq] = b.Header
 	for s := range b.All() {
+		got, _ := s.Value.Number()
+		if s.Tag == "plant/mq/x" && s.Quality.IsGood() {
+			if v, ok := a.sensed[s.SourceTime]; ok && v != got {
+				a.t.Errorf("the sensor's value of %d is both %v and %v", s.SourceTime, v, got)
+			}
+			a.sensed[s.SourceTime] = got
+		}
 		if s.Producer == "" {
-			continue // the gateway's own
+			continue
 		}
 		key := ackedKey{s.Tag, s.Seq}
-		got, _ := s.Value.Number()
 		if v, ok := a.values[key]; ok && v != got {
 			a.t.Errorf("%s sequence %d is both %v and %v", s.Tag, s.Seq, v, got)
 		}
@@ -208,9 +279,11 @@ func TestKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := &arrivals{t: t, dec: dec, blocks: map[string][]byte{}, values: map[ackedKey]float64{}, seqs: map[string]map[uint64]block.Header{}}
+	got := &arrivals{t: t, dec: dec, blocks: map[string][]byte{}, values: map[ackedKey]float64{}, sensed: map[int64]float64{}, seqs: map[string]map[uint64]block.Header{}}
 	cloud.OnAccept(got.accept)
 
+	mq := startSensor(t)
+	defer mq.broker.Close()
 	dir := t.TempDir()
 	port := freePort(t)
 	socket := filepath.Join(dir, "c.sock")
@@ -220,9 +293,10 @@ spool: {dir: %q, commit_interval: 200ms}
 control: {socket: %q}
 sources:
   - {name: in, type: http, batch: {max_age: 300ms}, connection: {listen: "127.0.0.1:%d"}}
+  - {name: mq, type: mqtt, batch: {max_age: 300ms}, connection: {url: %q, topics: [{filter: "mq/#"}]}}
 sinks:
   - {name: cloud, type: sqs, queue_url: %q, region: eu-central-1, endpoint: %q, credentials: {access_key_id: test, secret_access_key: "env:TEST_SECRET"}}
-`, filepath.Join(dir, "spool"), socket, port, cloud.QueueURL("q"), cloud.URL(awssim.ServiceSQS))
+`, filepath.Join(dir, "spool"), socket, port, mq.broker.URL(), cloud.QueueURL("q"), cloud.URL(awssim.ServiceSQS))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +313,7 @@ sinks:
 
 	p := &producers{url: fmt.Sprintf("http://127.0.0.1:%d/v1/samples", port), stop: make(chan struct{}), acked: map[ackedKey]float64{}}
 	p.run(4)
+	p.wg.Go(func() { mq.run(p.stop) })
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -279,8 +354,20 @@ sinks:
 			t.Errorf("%s sequence %d arrived as %v, %v was sent", key.tag, key.seq, v, value)
 		}
 	}
+	mq.mu.Lock()
+	defer mq.mu.Unlock()
+	if len(mq.acked) == 0 {
+		t.Error("no message was acknowledged")
+	}
+	for at, value := range mq.acked {
+		if v, ok := got.sensed[at]; !ok || v != value {
+			missing++
+			t.Errorf("the message of %d with %v was acknowledged; arrived: %v, %v", at, value, ok, v)
+		}
+	}
 	got.checkSequences()
-	t.Logf("%d kills, %d samples acknowledged, %d arrived after keying, %d blocks, %d missing", kills, len(p.acked), len(got.values), len(got.blocks), missing)
+	t.Logf("%d kills; acknowledged: %d samples by HTTP, %d messages; arrived after keying: %d and %d in %d blocks; %d missing",
+		kills, len(p.acked), len(mq.acked), len(got.values), len(got.sensed), len(got.blocks), missing)
 }
 
 // waitDrained waits until the daemon on a socket has nothing left.
