@@ -96,7 +96,9 @@ const overflowBits = 0x00000480
 // null although the server sent one.
 func toSample(tag string, dv *ua.DataValue, now time.Time) (sample.Sample, error) {
 	s := sample.Sample{Tag: tag, Time: now.UnixNano(), Quality: sample.Quality(uint32(dv.Status))}
-	if !dv.SourceTimestamp.IsZero() && dv.EncodingMask&ua.DataValueSourceTimestamp != 0 {
+	// Nanoseconds hold the years 1678 to 2261; servers send 1601 and 9999 for
+	// "not known".
+	if y := dv.SourceTimestamp.Year(); dv.EncodingMask&ua.DataValueSourceTimestamp != 0 && y >= 1678 && y <= 2261 {
 		s.SourceTime = dv.SourceTimestamp.UnixNano()
 	}
 	if s.Quality.IsBad() {
@@ -115,7 +117,7 @@ func toSample(tag string, dv *ua.DataValue, now time.Time) (sample.Sample, error
 }
 
 // toVariant converts a value for a node of a built-in type, exactly or not at
-// all.
+// all. Only the rounding of a decimal to a float32 is taken.
 func toVariant(v sample.Value, t ua.TypeID) (*ua.Variant, error) {
 	refuse := func() (*ua.Variant, error) {
 		return nil, fmt.Errorf("%s %s does not fit a node of type %s", v.Kind(), v, t)
@@ -133,16 +135,20 @@ func toVariant(v sample.Value, t ua.TypeID) (*ua.Variant, error) {
 		return ua.NewVariant(v.Str())
 	case ua.TypeIDDouble, ua.TypeIDFloat:
 		f, ok := v.Number()
-		if !ok || v.Kind() == sample.Bool || v.Kind() == sample.Int64 && int64(f) != v.Int() {
+		if !ok || v.Kind() == sample.Bool || math.IsNaN(f) || math.IsInf(f, 0) {
+			return refuse()
+		}
+		if v.Kind() == sample.Int64 && (f >= 1<<63 || int64(f) != v.Int()) {
 			return refuse()
 		}
 		if t == ua.TypeIDDouble {
 			return ua.NewVariant(f)
 		}
-		if math.Abs(f) > math.MaxFloat32 {
+		narrow := float32(f)
+		if math.IsInf(float64(narrow), 0) || narrow == 0 && f != 0 || v.Kind() == sample.Int64 && float64(narrow) != f {
 			return refuse()
 		}
-		return ua.NewVariant(float32(f))
+		return ua.NewVariant(narrow)
 	}
 	i, ok := integer(v)
 	bits, unsigned, known := integerShape(t)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,7 +177,12 @@ func TestSuite(t *testing.T) {
 }
 
 func startSuiteDevice(t *testing.T) *protocolstest.Device {
-	sim := startSim(t, opcuasim.Options{})
+	var sent atomic.Int64 // of the counter
+	sim := startSim(t, opcuasim.Options{OnSent: func(v opcuasim.Sent) {
+		if n, ok := v.Value.(int32); ok && strings.HasSuffix(v.Node, "s=count") {
+			sent.Store(int64(n))
+		}
+	}})
 	at := time.Now()
 	initial := map[string]any{
 		"bool": true, "sbyte": int8(-128), "byte": uint8(255), "int16": int16(-2), "uint16": uint16(65535), "int32": int32(-100000),
@@ -204,8 +211,17 @@ func startSuiteDevice(t *testing.T) *protocolstest.Device {
 		}
 		return nil
 	}
-	d.Send = func(_ context.Context, n int64) error {
+	// The simulated server keeps one value per node between publishes, so the
+	// next one waits until this one is out.
+	d.Send = func(ctx context.Context, n int64) error {
 		sim.Set("count", int32(n), time.Now())
+		for sent.Load() != n {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Millisecond):
+			}
+		}
 		return nil
 	}
 	d.Stop = sim.Stop

@@ -30,9 +30,12 @@ const ownLifetime = 20 * 365 * 24 * time.Hour
 // trust checks a server's certificate (DER, the leaf first where it is a
 // chain) against the trust list: OPC 10000-4, 6.1.3.
 func trust(dir string, der []byte, now time.Time) error {
+	if len(der) == 0 {
+		return errors.New("the server sent no certificate: give it one, or use another endpoint")
+	}
 	certs, err := x509.ParseCertificates(der)
-	if err != nil || len(certs) == 0 {
-		return fmt.Errorf("the server's certificate does not read: %w", err)
+	if err != nil {
+		return fmt.Errorf("the server's certificate does not read: %w: give the server another one", err)
 	}
 	leaf := certs[0]
 	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
@@ -134,6 +137,9 @@ type identity struct {
 func loadIdentity(c *Config, site string, now time.Time) (*identity, error) {
 	if c.AutoCertificate {
 		if _, err := os.Stat(c.Certificate); errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Stat(c.Key); !errors.Is(err, os.ErrNotExist) {
+				return nil, fmt.Errorf("the key %s is there and its certificate %s is not, so none is made: bring the certificate back, or move the key away", c.Key, c.Certificate)
+			}
 			if err := makeIdentity(c.Certificate, c.Key, site, now); err != nil {
 				return nil, fmt.Errorf("make the certificate %s: %w", c.Certificate, err)
 			}
