@@ -3,12 +3,21 @@ package mqtt
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"millrace/sample"
 )
 
 // maxHeldBytes bounds the payloads that are held, beside their number.
 const maxHeldBytes = 64 << 20
+
+const (
+	// gatherMost is how long the first message of a batch may wait for others.
+	gatherMost = 2 * time.Millisecond
+	// busyFor is how long after a batch the next is gathered: a message that
+	// comes alone does not wait.
+	busyFor = 10 * time.Millisecond
+)
 
 // item is one message, or tags that are Bad from now on.
 type item struct {
@@ -46,13 +55,17 @@ type queue struct {
 	left    bool                // a message of QoS 1 was not taken, so the broker has it still
 	lost    int                 // messages that were not taken and will not come again
 
+	want    int       // items at which to wake who takes
+	peak    int       // most that was held of late: the broker's window is no less
+	settled time.Time // when the last batch was
+
 	acks []byte        // of settle, which one goroutine calls
 	wake chan struct{} // something was put, or the queue was closed
 	idle chan struct{} // all is settled, and a message was left
 }
 
 func newQueue(most int, clean bool) *queue {
-	return &queue{most: most, clean: clean, wake: make(chan struct{}, 1), idle: make(chan struct{}, 1),
+	return &queue{most: most, clean: clean, want: 1, wake: make(chan struct{}, 1), idle: make(chan struct{}, 1),
 		waiting: map[uint16]*message{}, again: map[uint16]*session{}, kept: map[uint16]*message{}}
 }
 
@@ -86,13 +99,16 @@ func (q *queue) put(it item) {
 			return
 		}
 		q.held++
+		q.peak = max(q.peak, q.held)
 		q.bytes += size
 		if it.msg.qos > 0 {
 			q.waiting[it.msg.id] = it.msg
 		}
 	}
 	q.items = append(q.items, it)
-	signal(q.wake)
+	if len(q.items) >= q.want {
+		signal(q.wake)
+	}
 }
 
 // recognise looks whether a message that is sent again is here already. One
@@ -127,22 +143,45 @@ func (q *queue) forget() {
 
 // take waits for items and returns them all, in the place of spare. It returns
 // none once the queue is closed and empty.
+//
+// A commit costs the same for one message and for many, so under load it
+// waits a little for more. It never waits while the broker does: a broker sends
+// no more than its window until it has acknowledgements, so half of the most
+// that was ever held at once is enough.
 func (q *queue) take(spare []item) []item {
+	clear(spare[:cap(spare)])
+	var late <-chan time.Time
+	expired := false
 	for {
 		q.mu.Lock()
-		if len(q.items) > 0 {
+		enough := 1
+		if !expired && !q.closed && time.Since(q.settled) < busyFor {
+			enough = max(1, q.peak/2)
+		}
+		if n := len(q.items); n >= enough {
 			out := q.items
-			clear(spare[:cap(spare)])
 			q.items = spare[:0]
+			q.want = 1
+			q.peak -= (q.peak - q.held) / 16
 			q.mu.Unlock()
 			return out
-		}
-		closed := q.closed
-		q.mu.Unlock()
-		if closed {
+		} else if q.closed {
+			q.mu.Unlock()
 			return nil
+		} else if n == 0 {
+			q.want = 1
+		} else {
+			q.want = enough
+			if late == nil {
+				late = time.After(gatherMost)
+			}
 		}
-		<-q.wake
+		q.mu.Unlock()
+		select {
+		case <-q.wake:
+		case <-late:
+			expired = true
+		}
 	}
 }
 
@@ -166,6 +205,7 @@ func (q *queue) settle(items []item) {
 	to.acknowledge(q.acks)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.settled = time.Now()
 	if q.held == 0 && q.left {
 		signal(q.idle)
 	}
