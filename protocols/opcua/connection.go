@@ -103,7 +103,7 @@ func (c *connection) dial(ctx context.Context, lost func()) (*opcua.Client, erro
 	} else {
 		options = append(options, opcua.AuthAnonymous())
 	}
-	if err := c.checkToken(ep, token); err != nil {
+	if err := c.pickToken(ep, token); err != nil {
 		return nil, err
 	}
 	options = append(options, opcua.SecurityFromEndpoint(ep, token))
@@ -136,13 +136,32 @@ func (c *connection) endpoint(ctx context.Context) (*ua.EndpointDescription, err
 		c.url, c.cfg.Security, modeName(c.cfg.mode()), offered)
 }
 
-func (c *connection) checkToken(ep *ua.EndpointDescription, want ua.UserTokenType) error {
+// pickToken leaves the endpoint the one kind of token that is to be used. A
+// password goes out encrypted, by the channel or by the token's own policy
+// (OPC 10000-4, 7.41), whatever the server, or somebody in between, offers:
+// the endpoints are asked for without security.
+func (c *connection) pickToken(ep *ua.EndpointDescription, want ua.UserTokenType) error {
+	plain := false
 	for _, t := range ep.UserIdentityTokens {
-		if t.TokenType == want {
-			return nil
+		if t.TokenType != want {
+			continue
 		}
+		policy := t.SecurityPolicyURI
+		if policy == "" {
+			policy = ep.SecurityPolicyURI
+		}
+		if want == ua.UserTokenTypeUserName && policy == ua.SecurityPolicyURINone && ep.SecurityMode != ua.MessageSecurityModeSignAndEncrypt &&
+			!c.cfg.Password.IsZero() && !c.cfg.InsecurePassword {
+			plain = true
+			continue
+		}
+		ep.UserIdentityTokens = []*ua.UserTokenPolicy{t}
+		return nil
 	}
-	if want == ua.UserTokenTypeAnonymous {
+	switch {
+	case plain:
+		return fmt.Errorf("server %s takes the password at this endpoint unencrypted only, so it is not sent: use mode SignAndEncrypt", c.url)
+	case want == ua.UserTokenTypeAnonymous:
 		return fmt.Errorf("server %s lets nobody in without a user: set connection.user and password", c.url)
 	}
 	return fmt.Errorf("server %s takes no user names at this endpoint: leave connection.user out, or switch users on at the server", c.url)

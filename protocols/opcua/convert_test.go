@@ -208,3 +208,7 @@ func TestTakingAValueAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations per value", n)
 	}
 }
+
+func overflown(n int32) *ua.DataValue {
+	return &ua.DataValue{EncodingMask: ua.DataValueValue | ua.DataValueStatusCode, Value: ua.MustVariant(n), Status: overflowBits}
+}

@@ -53,8 +53,9 @@ type item struct {
 	tag      string
 	address  address
 	sampling time.Duration
-	failed   bool // could not be monitored
-	odd      bool // a value could not be converted, and that was said
+	failed   bool  // could not be monitored
+	odd      bool  // a value could not be converted, and that was said
+	err      error // what is wrong with the node; nil when it is monitored
 }
 
 // Run implements protocols.Source.
@@ -188,12 +189,11 @@ func (s *source) monitor(ctx context.Context, client *opcua.Client, sub *opcua.S
 func (s *source) retry(ctx context.Context, sub *opcua.Subscription, namespaces []string, emit protocols.Emit) error {
 	var requests []*ua.MonitoredItemCreateRequest
 	var asked []*item
-	var failed []error
 	now := s.conn.clock.Now().UnixNano()
 	s.batch = s.batch[:0]
 	bad := func(it *item, code ua.StatusCode, err error) {
 		s.batch = append(s.batch, sample.Sample{Tag: it.tag, Quality: sample.Quality(uint32(code)), Time: now})
-		failed = append(failed, fmt.Errorf("tag %s: %w", it.tag, err))
+		it.err = err
 	}
 	flush := func() error {
 		if len(requests) == 0 {
@@ -205,8 +205,12 @@ func (s *source) retry(ctx context.Context, sub *opcua.Subscription, namespaces 
 		if err != nil {
 			return s.conn.explain("monitor nodes of", err)
 		}
+		if len(resp.Results) != len(requests) {
+			return fmt.Errorf("server %s answers %d of %d nodes: ask its vendor", s.conn.url, len(resp.Results), len(requests))
+		}
 		for i, r := range resp.Results {
 			it := asked[i]
+			it.err = nil
 			it.failed = uint32(r.StatusCode)&0x80000000 != 0
 			if it.failed {
 				bad(it, r.StatusCode, nodeError(it.address.text, r.StatusCode))
@@ -235,17 +239,30 @@ func (s *source) retry(ctx context.Context, sub *opcua.Subscription, namespaces 
 	if err := flush(); err != nil {
 		return err
 	}
-	if len(failed) == 0 {
-		s.toldBad = false
-		s.health.Up()
-		return nil
+	failed := s.report()
+	if len(s.batch) > 0 {
+		if err := emit(ctx, s.batch, nil); err != nil {
+			return err
+		}
 	}
-	if err := emit(ctx, s.batch, nil); err != nil {
-		return err
-	}
-	s.toldBad = len(failed) == len(s.items)
-	s.health.Down(partly(failed, len(s.items)))
+	s.toldBad = failed == len(s.items)
 	return nil
+}
+
+// report tells the health of all nodes and returns how many fail.
+func (s *source) report() int {
+	var failed []error
+	for _, it := range s.items {
+		if it.err != nil {
+			failed = append(failed, fmt.Errorf("tag %s: %w", it.tag, it.err))
+		}
+	}
+	if len(failed) == 0 {
+		s.health.Up()
+	} else {
+		s.health.Down(partly(failed, len(s.items)))
+	}
+	return len(failed)
 }
 
 // partly names the tags that fail, up to three of them.
@@ -285,7 +302,6 @@ type listening struct {
 	hangUp     func()
 	namespaces []string
 	ticks      int // of the server's clock
-	failed     []error
 }
 
 // missing reports whether a status says that the node itself is no good, not
@@ -386,6 +402,7 @@ func (s *source) notice(ctx context.Context, l *listening, n *opcua.PublishNotif
 	}
 	now := s.conn.clock.Now()
 	s.batch = s.batch[:0]
+	changed := false
 	for _, m := range change.MonitoredItems {
 		if m.ClientHandle == watchHandle {
 			l.ticks++
@@ -396,13 +413,17 @@ func (s *source) notice(ctx context.Context, l *listening, n *opcua.PublishNotif
 		}
 		it := s.items[m.ClientHandle-1]
 		s.take(it, m.Value, now)
-		if !it.failed && missing(m.Value.Status) {
-			// Some servers take an item for a node that they do not have, and
-			// say so only with its first value.
-			it.failed = true
-			l.failed = append(l.failed, fmt.Errorf("tag %s: %w", it.tag, nodeError(it.address.text, m.Value.Status)))
-			s.health.Down(partly(l.failed, len(s.items)))
+		// Some servers take an item for a node that they do not have, and say
+		// so only with its first value. It stays monitored.
+		switch gone := missing(m.Value.Status); {
+		case gone && it.err == nil:
+			it.err, changed = nodeError(it.address.text, m.Value.Status), true
+		case !gone && it.err != nil:
+			it.err, changed = nil, true
 		}
+	}
+	if changed {
+		s.report()
 	}
 	if len(s.batch) == 0 {
 		return nil
