@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/gateway/batch"
@@ -153,6 +154,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		goDeliver(s.run)
 	}
 	_, stopWatch, goWatch := stage(&watching)
+	var stopping atomic.Bool
 	server, err := control.Serve(g.cfg.Control.Socket, g.cfg.Control.Group, g.handlers(), g.log)
 	if err != nil {
 		g.log.Error("the local socket cannot be served, so `millrace status` will not work: "+err.Error(), "socket", g.cfg.Control.Socket)
@@ -164,9 +166,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.o.Notify.Ready(g.statusLine())
 	g.log.Info("the gateway runs", "version", g.o.Version, "site", g.cfg.Gateway.Site, "gateway", g.cfg.Gateway.ID,
 		"sources", len(g.sources), "sinks", len(g.sinks), "spool", g.cfg.Spool.Dir)
-	goWatch(g.watch)
+	goWatch(func(c context.Context) { g.watch(c, &stopping) })
 
 	<-run.Done()
+	stopping.Store(true)
 	g.o.Notify.Stopping("stopping: sources")
 	g.log.Info("stopping", "why", context.Cause(run).Error())
 	stopReading()
@@ -225,8 +228,9 @@ func (g *Gateway) syncLoop(ctx context.Context, fail context.CancelCauseFunc) {
 	}
 }
 
-// watch feeds the watchdog while every loop turns, and keeps the status line.
-func (g *Gateway) watch(ctx context.Context) {
+// watch feeds the watchdog while every loop turns, and keeps the status line
+// until the gateway is stopping.
+func (g *Gateway) watch(ctx context.Context, stopping *atomic.Bool) {
 	interval := 5 * time.Second
 	if w := g.o.Notify.WatchdogInterval(); w > 0 {
 		interval = min(interval, w/4)
@@ -242,7 +246,9 @@ func (g *Gateway) watch(ctx context.Context) {
 			told = true
 			g.log.Error("a loop is stuck; the watchdog is not fed, so that the service manager restarts the gateway", "stuck", stuck)
 		}
-		g.o.Notify.Status(g.statusLine())
+		if !stopping.Load() {
+			g.o.Notify.Status(g.statusLine())
+		}
 		select {
 		case <-ctx.Done():
 			return

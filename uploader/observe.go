@@ -26,17 +26,17 @@ const (
 
 // Stats are a loop's counters since it was built.
 type Stats struct {
-	Blocks   uint64 // delivered
-	Samples  uint64 // in the blocks delivered
-	Bytes    uint64 // packed bytes of the blocks delivered
-	Sent     uint64 // bytes of all requests, as the sink counts them, retries included
-	Requests uint64
-	Retries  uint64 // blocks sent again
-	Buried   uint64 // blocks refused for good
+	Blocks   uint64 `json:"blocks"`     // delivered
+	Samples  uint64 `json:"samples"`    // in the blocks delivered
+	Bytes    uint64 `json:"bytes"`      // packed bytes of the blocks delivered
+	Sent     uint64 `json:"sent_bytes"` // of all requests, as the sink counts them, retries included
+	Requests uint64 `json:"requests"`
+	Retries  uint64 `json:"retries"` // blocks sent again
+	Buried   uint64 `json:"buried"`  // blocks refused for good
 	// LastDelivery is the time of the last positive answer; zero before it.
-	LastDelivery time.Time
-	State        State
-	LastError    string // of State, empty when it is up or idle
+	LastDelivery time.Time `json:"last_delivery,omitzero"`
+	State        State     `json:"state"`
+	LastError    string    `json:"last_error,omitempty"` // of State, empty when it is up or idle
 }
 
 // observer counts, and tells Health of changes.

@@ -516,3 +516,35 @@ func BenchmarkEmit(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(names)), "ns/sample")
 }
+
+// TestABurstIsSplit packs more rows than one block takes, as after a commit
+// that hung.
+func TestABurstIsSplit(t *testing.T) {
+	s := &store{}
+	b := open(t, s, &spool.State{})
+	p, err := b.Open(source("s/d/a"))
+	must(t, err)
+	const n = block.MaxSamples + 5000
+	batch := make([]sample.Sample, 1000)
+	for i := 0; i < n; i += len(batch) {
+		for k := range batch {
+			batch[k] = at("s/d/a", i+k, noon.Add(time.Duration(i+k)*time.Millisecond))
+		}
+		must(t, p.Emit(t.Context(), batch[:min(len(batch), n-i)], nil))
+	}
+	must(t, b.commit(t.Context(), true))
+	headers, got := s.blocks(t)
+	got = own(got)
+	if len(got) != n {
+		t.Fatalf("%d of %d samples came back", len(got), n)
+	}
+	for i := range got {
+		if got[i].Value.Int() != int64(i) {
+			t.Fatalf("sample %d is %v", i, got[i].Value)
+		}
+	}
+	last := headers[len(headers)-1]
+	if last.Produced != n || last.Seq < 2 {
+		t.Errorf("last header %+v", last)
+	}
+}

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -111,11 +112,14 @@ func (b *Batcher) sealRows(w *work, t *taken, parts []openPart, onDay int64, fro
 		h.Boot, h.Mono, h.Clock = b.lastBoot, 0, block.ClockUnknown
 	}
 	packed, err := enc.Encode(b.pack.buf[:0], h)
-	if err != nil {
+	tooLarge := errors.Is(err, block.ErrTooLarge)
+	if err != nil && !tooLarge {
 		return 0, err
 	}
-	b.pack.buf = packed
-	if len(packed) > maxBlockBytes && to-from > 1 {
+	if !tooLarge {
+		b.pack.buf = packed
+	}
+	if (tooLarge || len(packed) > maxBlockBytes) && to-from > 1 {
 		half := from + (to-from)/2
 		first, err := b.sealRows(w, t, parts, onDay, from, half)
 		if err != nil {
@@ -123,6 +127,9 @@ func (b *Batcher) sealRows(w *work, t *taken, parts []openPart, onDay int64, fro
 		}
 		second, err := b.sealRows(w, t, parts, onDay, half, to)
 		return first + second, err
+	}
+	if tooLarge {
+		return 0, err
 	}
 	full, err := block.ReadHeader(packed)
 	if err != nil {

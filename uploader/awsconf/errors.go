@@ -99,8 +99,10 @@ var codes = map[string]meaning{
 }
 
 // lookup finds a code's meaning, with or without the prefixes of SQS's query
-// protocol: "AWS.SimpleQueueService.NonExistentQueue", "KMS.DisabledException".
+// protocol ("AWS.SimpleQueueService.NonExistentQueue", "KMS.DisabledException")
+// and of a shape's full name ("com.amazonaws.sqs#QueueDoesNotExist").
 func lookup(code string) (meaning, bool) {
+	code = code[strings.LastIndexByte(code, '#')+1:]
 	if m, ok := codes[code]; ok {
 		return m, true
 	}
