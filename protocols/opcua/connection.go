@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"github.com/gopcua/opcua"
@@ -113,6 +115,10 @@ func (c *connection) dial(ctx context.Context, lost func()) (*opcua.Client, erro
 	}
 	if err := client.Connect(limited); err != nil {
 		c.hangUp(client)
+		if c.cfg.Security != securityNone && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+			// It has just told its endpoints, so it runs.
+			return nil, fmt.Errorf("connect to server %s: %w: %s", c.url, err, hintUntrusted)
+		}
 		return nil, c.explain("connect to", err)
 	}
 	return client, nil
@@ -183,6 +189,8 @@ func (c *connection) hangUp(client *opcua.Client) {
 	}
 }
 
+const hintUntrusted = "the server does not trust our certificate: accept it on the server (its list of rejected certificates)"
+
 // explain turns what the library says into an operator's error.
 func (c *connection) explain(verb string, err error) error {
 	hint := "check that the server runs and that the URL and the firewall are right"
@@ -192,7 +200,7 @@ func (c *connection) explain(verb string, err error) error {
 		hint = "the server refuses the user: check connection.user and the password"
 	case errors.As(err, &code) && (code == ua.StatusBadSecurityChecksFailed || code == ua.StatusBadCertificateUntrusted || code == ua.StatusBadCertificateInvalid ||
 		code == ua.StatusBadCertificateURIInvalid):
-		hint = "the server does not trust our certificate: accept it on the server (its list of rejected certificates)"
+		hint = hintUntrusted
 	case errors.As(err, &code) && code == ua.StatusBadTooManySessions:
 		hint = "the server has no session left: close other clients, or raise its limit"
 	}

@@ -232,3 +232,43 @@ func startSuiteDevice(t *testing.T) *protocolstest.Device {
 	}
 	return d
 }
+
+// startPlain returns the URL of a server that speaks None only.
+func startPlain(t testing.TB) string { return startSim(t, opcuasim.Options{}).URL() }
+
+// A writer finds its way back after a cut.
+func TestWriterAfterACut(t *testing.T) {
+	sim := startSim(t, opcuasim.Options{})
+	id := add(t, sim, "a", int32(5))
+	var h protocolstest.HealthRecorder
+	w, err := open(t, testConfig(sim.URL()), new(logs)).OpenWriter(&h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if v, err := w.Read(t.Context(), id, ""); err != nil || v != sample.IntValue(5) {
+		t.Fatalf("got %v, %v", v, err)
+	}
+	sim.Stop()
+	if v, err := w.Read(t.Context(), id, ""); err == nil {
+		t.Errorf("without a server it reads %v", v)
+	}
+	if err := sim.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	// The library may tell the end of a connection a moment later.
+	deadline := time.Now().Add(patience)
+	for {
+		v, err := w.Read(t.Context(), id, "")
+		if err == nil && v == sample.IntValue(5) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after the cut: %v, %v", v, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !h.IsUp() {
+		t.Errorf("health %v", h.Changes())
+	}
+}
