@@ -60,7 +60,7 @@ func (g *Gateway) statusLine() string {
 	var blocks, bytes int64
 	for _, s := range st.Sinks {
 		blocks = max(blocks, int64(s.PendingBlocks))
-		bytes = max(bytes, int64(s.PendingBytes))
+		bytes = max(bytes, s.PendingBytes)
 	}
 	last := "none yet"
 	var newest time.Time
@@ -104,7 +104,7 @@ func (g *Gateway) handlers() map[string]control.Handler {
 
 // SpoolReader is a spool, running or read from its files.
 type SpoolReader interface {
-	List(max int) ([]spool.Info, error)
+	List(most int) ([]spool.Info, error)
 	Peek(number uint64) (spool.Block, error)
 }
 

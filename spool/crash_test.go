@@ -15,7 +15,6 @@ type snapshots struct {
 	w      *world
 	dirs   []string
 	labels []string
-	losses []int // unsettled losses that memory knew
 }
 
 func (n *snapshots) take(label string) error {

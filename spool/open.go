@@ -43,7 +43,6 @@ type Spool struct {
 	broken   *BrokenError
 	closed   bool
 	rotate   bool  // the tail has used its share
-	pressed  bool  // the bound leaves nothing but the tail to give up
 	reserve  int64 // size of the reserve's file, or 0
 	// reserveTried is when the reserve was last made or given up.
 	reserveTried time.Time

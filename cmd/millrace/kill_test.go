@@ -379,7 +379,7 @@ func waitDrained(ctx context.Context, socket string, most time.Duration) error {
 		if err == nil {
 			left := int(st.Spool.OpenSamples)
 			for _, s := range st.Spool.Sinks {
-				left += int(s.PendingBlocks)
+				left += s.PendingBlocks
 			}
 			if left == 0 {
 				return nil

@@ -58,7 +58,11 @@ func runGateway(ctx context.Context, c *call) error {
 	if err != nil {
 		return coded(exitConfig, err)
 	}
-	defer flush()
+	defer func() {
+		if err := flush(); err != nil {
+			fmt.Fprintln(c.stderr, "millrace run:", err)
+		}
+	}()
 	notify, err := health.NewNotifier(os.Getenv)
 	if err != nil {
 		return err

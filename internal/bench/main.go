@@ -72,7 +72,7 @@ func run(ctx context.Context, d time.Duration, only string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", g.name, err)
 		}
-		print(g.name, figures)
+		show(g.name, figures)
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func codecFigures() ([]figure, error) {
 	return out, nil
 }
 
-func print(group string, figures []figure) {
+func show(group string, figures []figure) {
 	fmt.Printf("\n%s\n", strings.ToUpper(group))
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	for _, f := range figures {

@@ -29,7 +29,7 @@ func (w *world) draw(at time.Duration) {
 	}
 	var backlog int64
 	for _, s := range st.Spool.Sinks {
-		backlog = max(backlog, int64(s.PendingSamples))
+		backlog = max(backlog, s.PendingSamples)
 	}
 	backlog += int64(st.Spool.OpenSamples)
 	if !w.o.Redraw {

@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -68,7 +69,10 @@ func makePoint(tag protocols.Tag, index int, c *Config, srcRate time.Duration) (
 	}
 	a, err := parseAddress(tag.Address, uint8(c.Slave), c.AddressBase)
 	if err != nil {
-		ae := err.(*addressError)
+		var ae *addressError
+		if !errors.As(err, &ae) {
+			panic("BUG: an address fails with " + err.Error())
+		}
 		fault("address", ae.problem, ae.hint)
 	}
 	p.address = a

@@ -1,6 +1,7 @@
 package opcua
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -107,7 +108,7 @@ func toSample(tag string, dv *ua.DataValue, now time.Time) (sample.Sample, error
 	v, err := convert(dv.Value)
 	if err != nil {
 		s.Quality = sample.BadOutOfRange
-		if _, ok := err.(*typeError); ok { // convert wraps nothing
+		if odd := new(typeError); errors.As(err, &odd) {
 			s.Quality = sample.BadTypeMismatch
 		}
 		return s, err
