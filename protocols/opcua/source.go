@@ -24,6 +24,8 @@ const (
 	beatEvery  = 10 * time.Second
 	// stopWithin bounds an orderly stop.
 	stopWithin = 4 * time.Second
+	// settle is how long the library gets to hand over what it has received.
+	settle = 200 * time.Millisecond
 	// watchHandle is the client handle of the server's clock.
 	watchHandle = 0
 	// currentTime is Server_ServerStatus_CurrentTime, OPC 10000-6, annex A.
@@ -133,10 +135,7 @@ func (s *source) session(ctx context.Context, emit protocols.Emit) error {
 		go func() {
 			defer close(closed)
 			if sub != nil && ctx.Err() != nil { // an orderly stop
-				limited, cancel := context.WithTimeout(context.Background(), stopWithin)
-				// The session's end deletes the subscription as well.
-				_ = sub.Cancel(limited)
-				cancel()
+				deleteSubscription(client, sub.SubscriptionID)
 			}
 			s.conn.hangUp(client)
 		}()
@@ -169,6 +168,20 @@ func (s *source) session(ctx context.Context, emit protocols.Emit) error {
 		return err
 	}
 	return s.listen(ctx, &listening{client: client, sub: sub, notices: notices, lost: lost, closed: closed, hangUp: hangUp, namespaces: namespaces}, emit)
+}
+
+// deleteSubscription makes the server end its subscription and waits for what
+// is on its way. The library's own way forgets the subscription first and then
+// throws away what still arrives.
+func deleteSubscription(client *opcua.Client, id uint32) {
+	limited, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	// The session's end deletes the subscription as well, so an error changes
+	// nothing.
+	_ = client.Send(limited, &ua.DeleteSubscriptionsRequest{SubscriptionIDs: []uint32{id}}, func(ua.Response) error { return nil })
+	// All that the server published is here before its answer; the library
+	// hands it over from another goroutine.
+	time.Sleep(settle)
 }
 
 // monitor creates the monitored items, the server's clock first. Nodes that
@@ -368,25 +381,27 @@ func (s *source) probe(ctx context.Context, l *listening) error {
 }
 
 // finish ends a session in order: what the server has published is emitted.
+// Errors that come with the closing are expected and end nothing.
 func (s *source) finish(ctx context.Context, l *listening, emit protocols.Emit) error {
 	l.hangUp()
+	for open := true; open; {
+		select {
+		case n := <-l.notices:
+			if n.Error == nil && s.notice(ctx, l, n, emit) != nil {
+				return nil // the gateway takes no more
+			}
+		case <-l.closed:
+			open = false
+		}
+	}
 	for {
 		select {
 		case n := <-l.notices:
-			if err := s.notice(ctx, l, n, emit); err != nil {
-				return nil // the connection is being closed
+			if n.Error == nil && s.notice(ctx, l, n, emit) != nil {
+				return nil
 			}
-		case <-l.closed:
-			for {
-				select {
-				case n := <-l.notices:
-					if err := s.notice(ctx, l, n, emit); err != nil {
-						return nil
-					}
-				default:
-					return nil
-				}
-			}
+		default:
+			return nil
 		}
 	}
 }
@@ -395,6 +410,9 @@ func (s *source) finish(ctx context.Context, l *listening, emit protocols.Emit) 
 func (s *source) notice(ctx context.Context, l *listening, n *opcua.PublishNotificationData, emit protocols.Emit) error {
 	if n.Error != nil {
 		return s.conn.explain("read from", n.Error)
+	}
+	if end, ok := n.Value.(*ua.StatusChangeNotification); ok && uint32(end.Status)&0x80000000 != 0 {
+		return fmt.Errorf("server %s ended the subscription: %w: a fresh connection is made", s.conn.url, end.Status) // OPC 10000-4, 7.25.4
 	}
 	change, ok := n.Value.(*ua.DataChangeNotification)
 	if !ok {

@@ -125,7 +125,7 @@ func TestStopUnderLoad(t *testing.T) {
 		id := add(t, sim, name, int64(0))
 		addresses[id] = id
 	}
-	for range 3 {
+	for range 5 {
 		mu.Lock()
 		sent = nil
 		mu.Unlock()

@@ -170,8 +170,7 @@ func TestSuite(t *testing.T) {
 			}}, []string{"connection.url", "connection.security", "connection.queue_size", "tags[0].address", "tags[0].type", "tags[0].order"}
 		},
 		StopWithin: stopWithin + closeWithin,
-		// The simulated server's, and what the library leaves for a while
-		// when a connection is cut: the receiver and the monitors.
+		// The simulated server's; our client leaves none.
 		IgnoreGoroutines: []string{"gopcua/opcua/server.", "opcuasim."},
 	})
 }
