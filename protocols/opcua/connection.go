@@ -48,7 +48,7 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 		if err != nil {
 			return nil, fmt.Errorf("open source %s: tag %s: %w", src.Name, t.Name, err)
 		}
-		it := &item{tag: t.Name, address: a, sampling: s.interval}
+		it := &item{tag: t.Name, address: a, sampling: src.ScanRate}
 		if t.ScanRate > 0 {
 			it.sampling = t.ScanRate
 		}

@@ -234,3 +234,25 @@ func TestCheck(t *testing.T) {
 		t.Errorf("without a server: %v", errs)
 	}
 }
+
+// A publish may carry several samplings of a tag.
+func TestSamplingIsTheScanRateWhateverThePublishingIntervalIs(t *testing.T) {
+	cfg := testConfig("opc.tcp://plc")
+	src := &protocols.SourceConfig{ScanRate: 100 * time.Millisecond, Tags: []protocols.Tag{
+		{Name: "plant/a", Address: "i=1"}, {Name: "plant/b", Address: "i=2", ScanRate: 20 * time.Millisecond},
+	}}
+	for _, c := range []struct{ set, want time.Duration }{{0, 100 * time.Millisecond}, {time.Second, time.Second}} {
+		cfg.PublishingInterval = c.set
+		opened, err := open(t, cfg, new(logs)).OpenSource(src, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := opened.(*source)
+		if s.interval != c.want || s.items[0].sampling != 100*time.Millisecond || s.items[1].sampling != 20*time.Millisecond {
+			t.Errorf("publishing %s, sampling %s and %s", s.interval, s.items[0].sampling, s.items[1].sampling)
+		}
+		if r := s.request(s.items[1].address.id, 2, s.items[1].sampling).RequestedParameters; r.SamplingInterval != 20 || r.QueueSize != 10 || !r.DiscardOldest {
+			t.Errorf("asked for %+v", r)
+		}
+	}
+}
