@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"millrace/internal/strictjson"
+	"millrace/protocols"
 	"millrace/sample"
 )
 
@@ -317,7 +318,7 @@ func (d *decoder) value(field string) (sample.Value, error) {
 		if err != nil {
 			return sample.Value{}, err
 		}
-		v, problem := num(lit)
+		v, problem := protocols.NumberOf(lit)
 		if problem != nil {
 			d.fault(field, "%s: %v", clip(lit), problem)
 			return notNull, nil
@@ -384,13 +385,13 @@ func (d *decoder) quality() (sample.Quality, error) {
 		if err != nil {
 			return 0, err
 		}
-		q, problem = qualityOfName(text)
+		q, problem = protocols.QualityOfName(text)
 	case strictjson.Number:
 		lit, err := d.r.Number()
 		if err != nil {
 			return 0, err
 		}
-		q, problem = qualityOfCode(lit)
+		q, problem = protocols.QualityOfCode(lit)
 	default:
 		return 0, d.wrong("quality", "a string or a number")
 	}
@@ -398,38 +399,4 @@ func (d *decoder) quality() (sample.Quality, error) {
 		d.fault("quality", "%v", problem)
 	}
 	return q, nil
-}
-
-// qualityOfName reads a quality's name, as OPC UA writes it.
-func qualityOfName(name []byte) (sample.Quality, error) {
-	if string(name) == "Good" { // most are
-		return sample.Good, nil
-	}
-	q, err := sample.ParseQuality(string(name))
-	if err != nil {
-		return 0, fmt.Errorf("%w: write Good, Uncertain, Bad, another name of OPC UA's, or a status code", err)
-	}
-	return q, nil
-}
-
-// qualityOfCode returns the OPC UA status code that a literal stands for.
-func qualityOfCode(lit []byte) (sample.Quality, error) {
-	n, err := strconv.ParseUint(string(lit), 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("%.60s is not an OPC UA status code, 0 to 4294967295", lit)
-	}
-	return sample.Quality(n), nil
-}
-
-// num turns the literal of a number into an integer where it is one, else into
-// a float.
-func num(lit []byte) (sample.Value, error) {
-	i, f, isInt, err := strictjson.Num(lit)
-	switch {
-	case err != nil:
-		return sample.Value{}, err
-	case isInt:
-		return sample.IntValue(i), nil
-	}
-	return sample.FloatValue(f), nil
 }

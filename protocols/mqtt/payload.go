@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"millrace/internal/strictjson"
+	"millrace/protocols"
 	"millrace/sample"
 )
 
@@ -84,7 +85,7 @@ func quote(payload []byte) string {
 func number(lit []byte, typ valueType) (sample.Value, error) {
 	switch typ {
 	case typeAuto:
-		return num(lit)
+		return protocols.NumberOf(lit)
 	case typeFloat:
 		f, err := strconv.ParseFloat(string(lit), 64)
 		if err != nil {
@@ -92,7 +93,7 @@ func number(lit []byte, typ valueType) (sample.Value, error) {
 		}
 		return sample.FloatValue(f), nil
 	case typeInt:
-		v, err := num(lit)
+		v, err := protocols.NumberOf(lit)
 		if err != nil || v.Kind() == sample.Int64 {
 			return v, err
 		}
@@ -331,13 +332,13 @@ func (d *decoder) field(what role) error {
 		if broken != nil {
 			return broken
 		}
-		d.meta.quality, err = qualityOfName(text)
+		d.meta.quality, err = protocols.QualityOfName(text)
 	case what == roleQuality && k == strictjson.Number:
 		lit, broken := r.Number()
 		if broken != nil {
 			return broken
 		}
-		d.meta.quality, err = qualityOfCode(lit)
+		d.meta.quality, err = protocols.QualityOfCode(lit)
 	case what == roleSeq && k == strictjson.Number:
 		lit, broken := r.Number()
 		if broken != nil {
@@ -356,38 +357,4 @@ func (d *decoder) field(what role) error {
 		return fmt.Errorf("the %s is %s", roleNames[what], k)
 	}
 	return err
-}
-
-// qualityOfName reads a quality's name, as OPC UA writes it.
-func qualityOfName(name []byte) (sample.Quality, error) {
-	if string(name) == "Good" { // most are
-		return sample.Good, nil
-	}
-	q, err := sample.ParseQuality(string(name))
-	if err != nil {
-		return 0, fmt.Errorf("%w: write Good, Uncertain, Bad, another name of OPC UA's, or a status code", err)
-	}
-	return q, nil
-}
-
-// qualityOfCode returns the OPC UA status code that a literal stands for.
-func qualityOfCode(lit []byte) (sample.Quality, error) {
-	n, err := strconv.ParseUint(string(lit), 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("%.60s is not an OPC UA status code, 0 to 4294967295", lit)
-	}
-	return sample.Quality(n), nil
-}
-
-// num turns the literal of a number into an integer where it is one, else into
-// a float.
-func num(lit []byte) (sample.Value, error) {
-	i, f, isInt, err := strictjson.Num(lit)
-	switch {
-	case err != nil:
-		return sample.Value{}, err
-	case isInt:
-		return sample.IntValue(i), nil
-	}
-	return sample.FloatValue(f), nil
 }
