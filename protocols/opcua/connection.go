@@ -19,7 +19,7 @@ import (
 const (
 	// closeWithin bounds the closing of a session, which can hang in the
 	// library when the server is gone.
-	closeWithin = 3 * time.Second
+	closeWithin = 2 * time.Second
 	// minSilence is the least silence after which a connection counts as dead.
 	minSilence = 10 * time.Second
 )

@@ -23,7 +23,7 @@ const (
 	retryItems = 10 * time.Minute
 	beatEvery  = 10 * time.Second
 	// stopWithin bounds an orderly stop.
-	stopWithin = 4 * time.Second
+	stopWithin = 2 * time.Second
 	// settle is how long the library gets to hand over what it has received.
 	settle = 200 * time.Millisecond
 	// watchHandle is the client handle of the server's clock.
@@ -167,7 +167,12 @@ func (s *source) session(ctx context.Context, emit protocols.Emit) error {
 	if err := s.monitor(ctx, client, sub, namespaces, emit); err != nil {
 		return err
 	}
-	return s.listen(ctx, &listening{client: client, sub: sub, notices: notices, lost: lost, closed: closed, hangUp: hangUp, namespaces: namespaces}, emit)
+	l := &listening{client: client, sub: sub, notices: notices, lost: lost, closed: closed, hangUp: hangUp, namespaces: namespaces}
+	err = s.listen(ctx, l, emit)
+	// However the session ends: what was received before is emitted, since the
+	// next subscription begins with the values of its own time.
+	s.finish(ctx, l, emit)
+	return err
 }
 
 // deleteSubscription makes the server end its subscription and waits for what
@@ -343,7 +348,7 @@ func (s *source) listen(ctx context.Context, l *listening, emit protocols.Emit) 
 	for {
 		select {
 		case <-ctx.Done():
-			return s.finish(ctx, l, emit)
+			return nil
 		case <-l.lost:
 			return fmt.Errorf("server %s: the connection was lost", s.conn.url)
 		case n := <-l.notices:
@@ -382,13 +387,13 @@ func (s *source) probe(ctx context.Context, l *listening) error {
 
 // finish ends a session in order: what the server has published is emitted.
 // Errors that come with the closing are expected and end nothing.
-func (s *source) finish(ctx context.Context, l *listening, emit protocols.Emit) error {
+func (s *source) finish(ctx context.Context, l *listening, emit protocols.Emit) {
 	l.hangUp()
 	for open := true; open; {
 		select {
 		case n := <-l.notices:
 			if n.Error == nil && s.notice(ctx, l, n, emit) != nil {
-				return nil // the gateway takes no more
+				return // the gateway takes no more
 			}
 		case <-l.closed:
 			open = false
@@ -398,10 +403,10 @@ func (s *source) finish(ctx context.Context, l *listening, emit protocols.Emit) 
 		select {
 		case n := <-l.notices:
 			if n.Error == nil && s.notice(ctx, l, n, emit) != nil {
-				return nil
+				return
 			}
 		default:
-			return nil
+			return
 		}
 	}
 }

@@ -169,7 +169,7 @@ func TestSuite(t *testing.T) {
 				{Name: "plant/a/b", Address: "s=", Type: "real", Order: "ABCD"},
 			}}, []string{"connection.url", "connection.security", "connection.queue_size", "tags[0].address", "tags[0].type", "tags[0].order"}
 		},
-		StopWithin: stopWithin + closeWithin,
+		StopWithin: 5 * time.Second,
 		// The simulated server's; our client leaves none.
 		IgnoreGoroutines: []string{"gopcua/opcua/server.", "opcuasim."},
 	})
