@@ -29,6 +29,9 @@ type Endpoint struct {
 	// Lacks names the tests that this peer is known not to pass, with the
 	// reason; they are reported as skipped.
 	Lacks map[string]string
+	// Codes are codes of the peer's own, each with the documented ones that
+	// stand for the same.
+	Codes map[string][]string
 }
 
 func (e Endpoint) config() aws.Config {

@@ -19,6 +19,18 @@ type sqsTest struct {
 	*testing.T
 	c     *sqs.Client
 	queue *string
+	peer  Endpoint
+}
+
+// mustFail checks the code of an error, by the peer's own names as well.
+func (t sqsTest) mustFail(what string, err error, codes ...string) {
+	t.Helper()
+	for own, documented := range t.peer.Codes {
+		if slices.ContainsFunc(documented, func(code string) bool { return slices.Contains(codes, code) }) {
+			codes = append(codes, own)
+		}
+	}
+	mustFail(t.T, what, err, codes...)
 }
 
 // SQS runs the suite on an SQS endpoint.
@@ -26,13 +38,14 @@ func SQS(t *testing.T, e Endpoint) {
 	client := sqs.NewFromConfig(e.config())
 	for name, test := range map[string]func(sqsTest){
 		"queues": sqsQueues, "queue attributes": sqsAttributes, "send and receive": sqsSendReceive, "message attributes": sqsMessageAttributes,
-		"batch": sqsBatch, "batch limits": sqsBatchLimits, "sizes": sqsSizes, "visibility": sqsVisibility, "receive limits": sqsReceiveLimits,
-		"long poll": sqsLongPoll, "delay": sqsDelay, "delete": sqsDelete, "purge": sqsPurge, "fifo": sqsFIFO, "dead letters": sqsDeadLetters,
+		"batch": sqsBatch, "batch limits": sqsBatchLimits, "empty batch": sqsEmptyBatch, "entry ids": sqsEntryIDs, "sizes": sqsSizes,
+		"attributes count": sqsAttributesCount, "visibility": sqsVisibility, "receive limits": sqsReceiveLimits, "long poll": sqsLongPoll,
+		"delay": sqsDelay, "delete": sqsDelete, "delete again": sqsDeleteAgain, "purge": sqsPurge, "fifo": sqsFIFO, "dead letters": sqsDeadLetters,
 		"missing queue": sqsMissing,
 	} {
 		e.run(t, name, func(t *testing.T) {
 			q := must[*sqs.CreateQueueOutput](t)(client.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String(unique("conf"))}))
-			test(sqsTest{t, client, q.QueueUrl})
+			test(sqsTest{t, client, q.QueueUrl, e})
 		})
 	}
 }
@@ -75,7 +88,7 @@ func sqsQueues(t sqsTest) {
 		t.Errorf("one queue has URLs %s, %s, %s", *made.QueueUrl, *again.QueueUrl, *got.QueueUrl)
 	}
 	_, err := t.c.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: &name, Attributes: map[string]string{"VisibilityTimeout": "50"}})
-	mustFail(t.T, "the same name with another attribute", err, "QueueNameExists", "QueueAlreadyExists")
+	t.mustFail("the same name with another attribute", err, "QueueNameExists", "QueueAlreadyExists")
 	list := must[*sqs.ListQueuesOutput](t.T)(t.c.ListQueues(t.Context(), &sqs.ListQueuesInput{QueueNamePrefix: &name}))
 	if !slices.Equal(list.QueueUrls, []string{*made.QueueUrl}) {
 		t.Errorf("ListQueues gives %v", list.QueueUrls)
@@ -128,7 +141,7 @@ func sqsSendReceive(t sqsTest) {
 		t.Errorf("system attributes are %v", m.Attributes)
 	}
 	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String("bad \x01")})
-	mustFail(t.T, "a control character in the body", err, "InvalidMessageContents", "InvalidParameterValue")
+	t.mustFail("a control character in the body", err, "InvalidMessageContents", "InvalidParameterValue")
 }
 
 func sqsMessageAttributes(t sqsTest) {
@@ -150,7 +163,7 @@ func sqsMessageAttributes(t sqsTest) {
 	}
 	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String("b"),
 		MessageAttributes: map[string]types.MessageAttributeValue{"empty": {DataType: aws.String("String"), StringValue: aws.String("")}}})
-	mustFail(t.T, "an empty attribute", err, "InvalidParameterValue")
+	t.mustFail("an empty attribute", err, "InvalidParameterValue")
 }
 
 func entries(n int) []types.SendMessageBatchRequestEntry {
@@ -183,46 +196,57 @@ func sqsBatch(t sqsTest) {
 	}
 }
 
-func sqsBatchLimits(t sqsTest) {
-	try := func(what string, list []types.SendMessageBatchRequestEntry, codes ...string) {
-		t.Helper()
-		_, err := t.c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: t.queue, Entries: list})
-		mustFail(t.T, what, err, codes...)
-	}
-	const query = "AWS.SimpleQueueService."
-	try("no entries", []types.SendMessageBatchRequestEntry{}, "EmptyBatchRequest", query+"EmptyBatchRequest")
-	try("eleven entries", entries(11), "TooManyEntriesInBatchRequest", query+"TooManyEntriesInBatchRequest")
-	twice := entries(2)
-	twice[1].Id = twice[0].Id
-	try("an id twice", twice, "BatchEntryIdsNotDistinct", query+"BatchEntryIdsNotDistinct")
-	bad := entries(1)
-	bad[0].Id = aws.String("not an id")
-	try("an id with spaces", bad, "InvalidBatchEntryId", query+"InvalidBatchEntryId")
-	// All of it is refused.
-	t.want("after refused batches", t.receive(0, 0))
+// refuses checks that a batch is refused, and all of it.
+func (t sqsTest) refuses(what string, list []types.SendMessageBatchRequestEntry, code string) {
+	t.Helper()
+	_, err := t.c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: t.queue, Entries: list})
+	t.mustFail(what, err, code, "AWS.SimpleQueueService."+code)
+	t.want("after "+what, t.receive(0, 0))
 }
 
+func sqsBatchLimits(t sqsTest) {
+	t.refuses("eleven entries", entries(11), "TooManyEntriesInBatchRequest")
+	twice := entries(2)
+	twice[1].Id = twice[0].Id
+	t.refuses("an id twice", twice, "BatchEntryIdsNotDistinct")
+}
+
+func sqsEmptyBatch(t sqsTest) {
+	t.refuses("no entries", []types.SendMessageBatchRequestEntry{}, "EmptyBatchRequest")
+}
+
+func sqsEntryIDs(t sqsTest) {
+	bad := entries(1)
+	bad[0].Id = aws.String("not an id")
+	t.refuses("an id with spaces", bad, "InvalidBatchEntryId")
+}
+
+// sizeLimit is that of a message and of a batch, in bytes.
+const sizeLimit = 1 << 20
+
 func sqsSizes(t sqsTest) {
-	const limit = 1 << 20
-	t.send(strings.Repeat("x", limit))
-	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", limit+1))})
-	mustFail(t.T, "a message of a byte beyond 1 MiB", err, "InvalidParameterValue", "MessageTooLong")
-	// Attributes count: name, data type and value.
-	attrs := map[string]types.MessageAttributeValue{"name": {DataType: aws.String("String"), StringValue: aws.String("value")}}
-	_, err = t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", limit-15)), MessageAttributes: attrs})
-	if err != nil {
-		t.Errorf("a message of 1 MiB with its attributes: %v", err)
-	}
-	_, err = t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", limit-14)), MessageAttributes: attrs})
-	mustFail(t.T, "a message of a byte beyond 1 MiB with its attributes", err, "InvalidParameterValue", "MessageTooLong")
+	t.send(strings.Repeat("x", sizeLimit))
+	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", sizeLimit+1))})
+	t.mustFail("a message of a byte beyond 1 MiB", err, "InvalidParameterValue", "MessageTooLong")
 	half := entries(2)
-	half[0].MessageBody, half[1].MessageBody = aws.String(strings.Repeat("x", limit/2)), aws.String(strings.Repeat("y", limit/2+1))
+	half[0].MessageBody, half[1].MessageBody = aws.String(strings.Repeat("x", sizeLimit/2)), aws.String(strings.Repeat("y", sizeLimit/2+1))
 	_, err = t.c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: t.queue, Entries: half})
-	mustFail(t.T, "a batch of a byte beyond 1 MiB", err, "BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong")
-	half[1].MessageBody = aws.String(strings.Repeat("y", limit/2))
+	t.mustFail("a batch of a byte beyond 1 MiB", err, "BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong")
+	half[1].MessageBody = aws.String(strings.Repeat("y", sizeLimit/2))
 	if _, err = t.c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: t.queue, Entries: half}); err != nil {
 		t.Errorf("a batch of 1 MiB: %v", err)
 	}
+}
+
+// sqsAttributesCount: an attribute's name, data type and value count.
+func sqsAttributesCount(t sqsTest) {
+	attrs := map[string]types.MessageAttributeValue{"name": {DataType: aws.String("String"), StringValue: aws.String("value")}}
+	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", sizeLimit-15)), MessageAttributes: attrs})
+	if err != nil {
+		t.Errorf("a message of 1 MiB with its attributes: %v", err)
+	}
+	_, err = t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String(strings.Repeat("x", sizeLimit-14)), MessageAttributes: attrs})
+	t.mustFail("a message of a byte beyond 1 MiB with its attributes", err, "InvalidParameterValue", "MessageTooLong")
 }
 
 func sqsVisibility(t sqsTest) {
@@ -275,7 +299,7 @@ func sqsReceiveLimits(t sqsTest) {
 		t.Errorf("%d messages were received in all, want 15", seen)
 	}
 	_, err := t.c.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: t.queue, MaxNumberOfMessages: 11})
-	mustFail(t.T, "eleven at once", err, "InvalidParameterValue", "ReadCountOutOfRange")
+	t.mustFail("eleven at once", err, "InvalidParameterValue", "ReadCountOutOfRange")
 }
 
 func sqsLongPoll(t sqsTest) {
@@ -320,9 +344,6 @@ func sqsDelete(t sqsTest) {
 	if _, err := t.c.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: t.queue, ReceiptHandle: list[0].ReceiptHandle}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := t.c.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: t.queue, ReceiptHandle: list[0].ReceiptHandle}); err != nil {
-		t.Errorf("deleting it again: %v", err)
-	}
 	out := must[*sqs.DeleteMessageBatchOutput](t.T)(t.c.DeleteMessageBatch(t.Context(), &sqs.DeleteMessageBatchInput{QueueUrl: t.queue,
 		Entries: []types.DeleteMessageBatchRequestEntry{{Id: aws.String("x"), ReceiptHandle: list[1].ReceiptHandle}}}))
 	if len(out.Successful) != 1 || *out.Successful[0].Id != "x" {
@@ -330,7 +351,17 @@ func sqsDelete(t sqsTest) {
 	}
 	t.want("after two of three were deleted", t.receive(30, 5), *list[2].Body)
 	_, err := t.c.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: t.queue, ReceiptHandle: aws.String("nonsense")})
-	mustFail(t.T, "a handle that is none", err, "ReceiptHandleIsInvalid", "InvalidParameterValue")
+	t.mustFail("a handle that is none", err, "ReceiptHandleIsInvalid", "InvalidParameterValue")
+}
+
+func sqsDeleteAgain(t sqsTest) {
+	t.send("a")
+	handle := t.receive(30, 2)[0].ReceiptHandle
+	for _, when := range []string{"deleting it", "deleting it again"} {
+		if _, err := t.c.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: t.queue, ReceiptHandle: handle}); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
 }
 
 func sqsPurge(t sqsTest) {
@@ -363,7 +394,7 @@ func sqsFIFO(t sqsTest) {
 	}
 	t.want("after it was deleted", t.receive(30, 2), "b")
 	_, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: aws.String("x"), MessageDeduplicationId: aws.String("9")})
-	mustFail(t.T, "no group", err, "MissingParameter", "InvalidParameterValue")
+	t.mustFail("no group", err, "MissingParameter", "InvalidParameterValue")
 }
 
 func sqsDeadLetters(t sqsTest) {
@@ -386,9 +417,9 @@ func sqsMissing(t sqsTest) {
 	none := aws.String(*t.queue + "-none")
 	codes := []string{"QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"}
 	_, err := t.c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: none, Entries: entries(1)})
-	mustFail(t.T, "SendMessageBatch", err, codes...)
+	t.mustFail("SendMessageBatch", err, codes...)
 	_, err = t.c.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: none})
-	mustFail(t.T, "ReceiveMessage", err, codes...)
+	t.mustFail("ReceiveMessage", err, codes...)
 	_, err = t.c.GetQueueUrl(t.Context(), &sqs.GetQueueUrlInput{QueueName: aws.String(unique("none"))})
-	mustFail(t.T, "GetQueueUrl", err, codes...)
+	t.mustFail("GetQueueUrl", err, codes...)
 }
