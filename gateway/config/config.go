@@ -3,17 +3,14 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"reflect"
-	"regexp"
-	"strconv"
 	"strings"
+	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -25,7 +22,7 @@ import (
 )
 
 // maxFile bounds a configuration file; ten thousand tags take about 1 MiB.
-const maxFile = 8 << 20
+const maxFile = 4 << 20
 
 // Registry lists what a configuration can name.
 type Registry struct {
@@ -163,7 +160,8 @@ func Load(path string, r Registry) (*Config, error) {
 	only := func(problem, hint string) error {
 		return Errors{{File: path, Problem: problem, Hint: hint}}
 	}
-	f, err := os.Open(path)
+	// A pipe that nobody writes to must not hold the daemon up.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, only("cannot be opened: "+reason(err), "name the configuration with --config FILE")
 	}
@@ -188,11 +186,9 @@ func reason(err error) string {
 	return err.Error()
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
-
 // Parse checks a configuration. The name stands in its errors.
 func Parse(name string, data []byte, r Registry) (*Config, error) {
-	d := &decoder{file: name, nodes: map[string]*yaml.Node{}}
+	d := newDecoder(name)
 	root := d.parse(data)
 	if root == nil {
 		return nil, d.errors
@@ -200,50 +196,23 @@ func Parse(name string, data []byte, r Registry) (*Config, error) {
 	raw := defaults()
 	d.decode(root, "", reflect.ValueOf(&raw).Elem())
 	cfg := &Config{Gateway: raw.Gateway, Spool: raw.Spool, Log: raw.Log, Control: raw.Control}
-	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}, checked: map[*Error]bool{}}
+	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}}
 	c.general()
 	for i := range raw.Sources {
-		c.source(i, &raw.Sources[i])
+		if !d.exhausted() {
+			c.source(i, &raw.Sources[i])
+		}
 	}
 	for i := range raw.Sinks {
-		c.sink(i, &raw.Sinks[i])
+		if !d.exhausted() {
+			c.sink(i, &raw.Sinks[i])
+		}
 	}
 	if len(d.errors) > 0 {
 		d.errors.sort()
 		return nil, d.errors
 	}
 	return cfg, nil
-}
-
-// parse reads the YAML, or says why it is none.
-func (d *decoder) parse(data []byte) *yaml.Node {
-	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
-		d.errors = append(d.errors, &Error{File: d.file, Problem: "is not a YAML file: it holds bytes that are no text", Hint: "is it the right file?"})
-		return nil
-	}
-	var doc yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&doc); err != nil {
-		e := &Error{File: d.file, Problem: "is empty", Hint: "start from configs/millrace.example.yaml"}
-		if !errors.Is(err, io.EOF) {
-			m := yamlLine.FindStringSubmatch(strings.Split(err.Error(), "\n")[0])
-			if m == nil {
-				m = []string{"", "", err.Error()}
-			}
-			e.Problem, e.Hint = "is not YAML: "+m[2], "look at the indentation and the colons of this line and the one before"
-			if line, err := strconv.Atoi(m[1]); err == nil {
-				e.Line, e.Column = line, 1
-			}
-		}
-		d.errors = append(d.errors, e)
-		return nil
-	}
-	root := doc.Content[0]
-	if root.Kind != yaml.MappingNode {
-		d.fail(root, "", "is not a configuration: it holds "+kindName(root)+" where keys are expected", "start from configs/millrace.example.yaml")
-		return nil
-	}
-	return root
 }
 
 // checker turns the decoded file into a Config.
@@ -254,7 +223,6 @@ type checker struct {
 	tags     map[string]string // full name to path
 	names    map[string]string // "source NAME" or "sink NAME" to path
 	links    map[string]link
-	checked  map[*Error]bool // errors that wrong reported, not the decoder
 }
 
 type link struct {
@@ -265,18 +233,9 @@ type link struct {
 // wrong reports a fault at a path, unless it only follows from one that is
 // reported already: a value that did not read, a key that was mistyped.
 func (c *checker) wrong(path, problem, hint string) {
-	for _, e := range c.errors {
-		if e.Path == path && !c.checked[e] {
-			return
-		}
+	if !c.follows(path) {
+		c.fail(c.at(path), path, problem, hint)
 	}
-	for _, m := range c.mistyped {
-		if path == m || strings.HasPrefix(path, m+".") || strings.HasPrefix(path, m+"[") {
-			return
-		}
-	}
-	c.fail(c.at(path), path, problem, hint)
-	c.checked[c.errors[len(c.errors)-1]] = true
 }
 
 func (c *checker) general() {

@@ -2,15 +2,19 @@ package config_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"millrace/gateway/config"
 	protocols "millrace/protocols/all"
 	uploader "millrace/uploader/all"
+	"millrace/uploader/file"
 )
 
 func registry() config.Registry {
@@ -71,11 +75,21 @@ func TestLoadNamesWhatCannotBeRead(t *testing.T) {
 	if err := os.WriteFile(large, bytes.Repeat([]byte("# x\n"), 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	wide := filepath.Join(dir, "wide")
+	if err := os.WriteFile(wide, []byte("\xff\xfeg\x00:\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]string{
+		wide:                       ": is text in UTF-16; save it as UTF-8",
+		pipe:                       ": is empty; start from configs/millrace.example.yaml", // and nobody writes to it
 		filepath.Join(dir, "none"): ": cannot be opened: no such file or directory; name the configuration with --config FILE",
 		dir:                        ": cannot be read: is a directory; is it a file?",
-		binary:                     ": is not a YAML file: it holds bytes that are no text; is it the right file?",
-		large:                      ": is larger than 8MiB; is it a configuration?",
+		binary:                     ": is not a YAML file: it holds bytes that are no text; is it the right file, and saved as UTF-8?",
+		large:                      ": is larger than 4MiB; is it a configuration?",
 	} {
 		if _, err := config.Load(path, registry()); err == nil || err.Error() != path+want {
 			t.Errorf("%s: %v", path, err)
@@ -101,11 +115,22 @@ sources:
     name: m2
     connection: {url: "tcp://127.0.0.2:502"}
     tags: [{name: a, address: "holding:0", type: uint16}]
+  - <<: [{scan_rate: 5s}, *first]
+    name: m3
+    connection: {url: "tcp://127.0.0.3:502"}
+    tags: [{name: b, address: "holding:0", type: uint16}]
 sinks:
-  - {name: out, type: file, dir: /tmp/out}
+  - &out {name: out, type: file, dir: /tmp/out}
+  - {<<: *out, name: out2, dir: /tmp/out2}
 `), registry())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if m3 := cfg.Sources[2]; m3.ScanRate != 5*time.Second || m3.Type != "modbus" || m3.Batch.MaxAge != 30*time.Second {
+		t.Errorf("source merged from two %+v", m3)
+	}
+	if s := cfg.Sinks[1]; s.Name != "out2" || s.Type != "file" || s.Config.(*file.Config).Dir != "/tmp/out2" || cfg.Sinks[0].Config.(*file.Config).Dir != "/tmp/out" {
+		t.Errorf("sinks %+v", cfg.Sinks)
 	}
 	if cfg.Spool.SegmentSize != 16<<20 || cfg.Spool.CommitInterval != 500*time.Millisecond || cfg.Control.Socket != "/run/millrace/control.sock" {
 		t.Errorf("spool %+v, control %+v", cfg.Spool, cfg.Control)
@@ -119,5 +144,50 @@ sinks:
 	}
 	if m2 := cfg.Sources[1]; m2.ScanRate != 2*time.Second || m2.Batch.MaxAge != 30*time.Second || m2.Tags[0].Name != "north/m2/a" || m2.Tags[0].Rule.Scale != 1 {
 		t.Errorf("merged source %+v", m2)
+	}
+}
+
+// TestAliasesAreBounded: a few lines of aliases can stand for billions of
+// values. The file is refused, with one message, before it takes memory.
+func TestAliasesAreBounded(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("gateway: {site: north, id: gw1}\nsources:\n  - name: m\n    type: modbus\n    connection: {url: 'tcp://127.0.0.1:1'}\n    tags: &t\n")
+	for i := range 5000 {
+		fmt.Fprintf(&b, "      - {name: a%d, address: 'holding:%d', type: uint16}\n", i, i)
+	}
+	for i := range 20_000 {
+		fmt.Fprintf(&b, "  - {name: m%d, type: modbus, connection: {url: 'tcp://127.0.0.1:1'}, tags: *t}\n", i)
+	}
+	_, err := config.Parse("bomb.yaml", []byte(b.String()), registry())
+	if err == nil {
+		t.Fatal("100,000,000 tags were taken")
+	}
+	var all config.Errors
+	if !errors.As(err, &all) || len(all) != 2 { // no sinks, and this
+		t.Fatalf("%d errors: %.300s", len(all), err)
+	}
+	if want := "aliases make this file hold more than 1048576 values"; all[1].Problem != want || all[1].Line == 0 {
+		t.Errorf("%v", all[1])
+	}
+}
+
+// TestManyErrorsAreAllReported, and in a time that grows with the file and not
+// with its square.
+func TestManyErrorsAreAllReported(t *testing.T) {
+	const tags = 10_000
+	var b strings.Builder
+	b.WriteString("gateway: {site: north, id: gw1}\nsources:\n  - name: m\n    type: modbus\n    connection: {url: 'tcp://127.0.0.1:1'}\n    tags:\n")
+	for i := range tags {
+		fmt.Fprintf(&b, "      - {name: a%d, address: 'holding:%d', type: uint16, scal: 1, min: 2, max: 1}\n", i, i)
+	}
+	b.WriteString("sinks: [{name: out, type: file, dir: /tmp/out}]\n")
+	start := time.Now()
+	_, err := config.Parse("many.yaml", []byte(b.String()), registry())
+	var all config.Errors
+	if !errors.As(err, &all) || len(all) != 2*tags {
+		t.Fatalf("%d errors", len(all))
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

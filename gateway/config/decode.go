@@ -9,7 +9,13 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"millrace/internal/bytesize"
 )
+
+// maxValues bounds the values of a file, those that aliases repeat counted each
+// time: a few lines of aliases can stand for billions.
+const maxValues = 1 << 20
 
 // decoder reads YAML nodes into structs, strictly, and goes on after an error
 // so that all are reported at once.
@@ -17,23 +23,52 @@ type decoder struct {
 	file   string
 	errors Errors
 	nodes  map[string]*yaml.Node // by path, to locate later findings
-	// mistyped lists the paths that an unknown key was probably meant for.
-	mistyped []string
+	// broken holds the paths that did not read, and those that an unknown key
+	// was probably meant for: what is found missing there only follows.
+	broken map[string]bool
+	values int
+}
+
+func newDecoder(file string) *decoder {
+	return &decoder{file: file, nodes: map[string]*yaml.Node{}, broken: map[string]bool{}}
 }
 
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	nodeType     = reflect.TypeFor[yaml.Node]()
+	sizeType     = reflect.TypeFor[bytesize.Size]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
+// fail reports a fault that leaves what stands at and below the path usable.
 func (d *decoder) fail(n *yaml.Node, path, problem, hint string) {
-	e := &Error{File: d.file, Path: path, Problem: problem, Hint: hint}
+	e := &Error{File: d.file, Path: path, Problem: oneLine(problem), Hint: oneLine(hint)}
 	if n != nil {
 		e.Line, e.Column = n.Line, n.Column
 	}
 	d.errors = append(d.errors, e)
 }
+
+// unreadable reports a fault after which nothing is known of the path.
+func (d *decoder) unreadable(n *yaml.Node, path, problem, hint string) {
+	d.fail(n, path, problem, hint)
+	d.broken[path] = true
+}
+
+// follows reports whether a fault at the path follows from one that is
+// reported already, there or above.
+func (d *decoder) follows(path string) bool {
+	for path != "" {
+		if d.broken[path] {
+			return true
+		}
+		path = parent(path)
+	}
+	return false
+}
+
+// exhausted reports whether the file holds more values than any can.
+func (d *decoder) exhausted() bool { return d.values > maxValues }
 
 // at locates a path, or the nearest of its parents that was written.
 func (d *decoder) at(path string) *yaml.Node {
@@ -41,25 +76,32 @@ func (d *decoder) at(path string) *yaml.Node {
 		if n := d.nodes[path]; n != nil {
 			return n
 		}
-		i := strings.LastIndexAny(path, ".[")
-		if i < 0 {
-			return d.nodes[""]
+		if path == "" {
+			return nil
 		}
-		path = path[:i]
+		path = parent(path)
 	}
 }
 
+// parent cuts the last step off a path; the root's is "".
+func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
+
 // decode reads n into v, which must be settable.
 func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
+	if d.exhausted() {
+		return
+	}
+	n = resolve(n)
+	if d.values++; d.exhausted() {
+		d.unreadable(n, path, fmt.Sprintf("aliases make this file hold more than %d values", maxValues), "write the entries out, or split the plant over several gateways")
+		return
 	}
 	d.nodes[path] = n
 	if v.Type() == nodeType {
 		v.Set(reflect.ValueOf(*n))
 		return
 	}
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+	if isNull(n) {
 		return // a key without a value keeps its default
 	}
 	if v.Kind() != reflect.Pointer && v.Type() != durationType && v.Addr().Type().Implements(textType) {
@@ -85,78 +127,49 @@ func (d *decoder) decode(n *yaml.Node, path string, v reflect.Value) {
 
 func (d *decoder) text(n *yaml.Node, path string, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
-		d.fail(n, path, "one value is expected here, not "+kindName(n), "")
+		d.unreadable(n, path, "one value is expected here, not "+kindName(n), "")
 		return
 	}
 	if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(n.Value)); err != nil {
-		d.fail(n, path, err.Error(), "")
+		hint := ""
+		if v.Type() == sizeType {
+			hint = likelySize(n.Value)
+		}
+		d.unreadable(n, path, err.Error(), hint)
 	}
 }
 
 // structure reads a mapping into the fields of one struct or several.
 func (d *decoder) structure(n *yaml.Node, path string, structs ...reflect.Value) {
 	if n.Kind != yaml.MappingNode {
-		d.fail(n, path, "keys are expected here, not "+kindName(n), "write key: value, one per line and indented alike")
+		d.unreadable(n, path, "keys are expected here, not "+kindName(n), "write key: value, one per line and indented alike")
 		return
 	}
+	d.fields(d.pairs(n, path), path, structs...)
+}
+
+// fields reads the entries of a mapping into the fields of structs.
+func (d *decoder) fields(pairs []pair, path string, structs ...reflect.Value) {
 	fields := map[string]reflect.Value{}
 	var known []string
 	for _, v := range structs {
 		collectFields(v, fields, &known)
 	}
-	seen := map[string]int{}
-	var merged []*yaml.Node
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Tag == "!!merge" {
-			merged = append(merged, value)
+	for _, p := range pairs {
+		child := join(path, p.key.Value)
+		if f, ok := fields[p.key.Value]; ok {
+			d.decode(p.value, child, f)
 			continue
 		}
-		child := join(path, key.Value)
-		if line, twice := seen[key.Value]; twice {
-			d.fail(key, child, fmt.Sprintf("the key stands here twice, first in line %d", line), "keep one of them")
-			continue
+		problem, hint := "unknown key", "known keys: "+strings.Join(known, ", ")
+		if near := nearest(p.key.Value, known); near != "" {
+			hint = "did you mean " + near + "?"
+			d.broken[join(path, near)] = true
 		}
-		seen[key.Value] = key.Line
-		f, ok := fields[key.Value]
-		if !ok {
-			hint := "known keys: " + strings.Join(known, ", ")
-			if near := nearest(key.Value, known); near != "" {
-				hint = "did you mean " + near + "?"
-				d.mistyped = append(d.mistyped, join(path, near))
-			}
-			d.fail(key, child, "unknown key", hint)
-			continue
+		if p.merged {
+			problem += ", taken over by << from an anchor"
 		}
-		d.decode(value, child, f)
-	}
-	for _, m := range merged {
-		d.merge(m, path, fields, seen)
-	}
-}
-
-// merge takes over the keys of an anchor (<<: *name) that do not stand in the
-// mapping itself.
-func (d *decoder) merge(n *yaml.Node, path string, fields map[string]reflect.Value, seen map[string]int) {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n.Kind != yaml.MappingNode {
-		d.fail(n, path, "<< takes one anchor with keys", "write <<: *name")
-		return
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if _, ok := seen[key.Value]; ok {
-			continue
-		}
-		seen[key.Value] = key.Line
-		f, ok := fields[key.Value]
-		if !ok {
-			d.fail(key, join(path, key.Value), "unknown key", "it comes from an anchor")
-			continue
-		}
-		d.decode(value, join(path, key.Value), f)
+		d.fail(p.key, child, problem, hint)
 	}
 }
 
@@ -176,45 +189,44 @@ func collectFields(v reflect.Value, fields map[string]reflect.Value, known *[]st
 
 func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		d.fail(n, path, "a list is expected here, not "+kindName(n), "begin each entry with a dash")
+		d.unreadable(n, path, "a list is expected here, not "+kindName(n), "begin each entry with a dash")
 		return
 	}
 	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, c := range n.Content {
-		d.decode(c, fmt.Sprintf("%s[%d]", path, i), out.Index(i))
+		item := fmt.Sprintf("%s[%d]", path, i)
+		d.decode(c, item, out.Index(i))
+		if isNull(resolve(c)) {
+			d.unreadable(c, item, "the entry is empty", "write it, or take its dash away")
+		}
 	}
 	v.Set(out)
 }
 
 func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
-		d.fail(n, path, "keys are expected here, not "+kindName(n), "")
+		d.unreadable(n, path, "keys are expected here, not "+kindName(n), "")
 		return
 	}
 	v.Set(reflect.MakeMap(v.Type()))
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for _, p := range d.pairs(n, path) {
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.decode(n.Content[i+1], join(path, n.Content[i].Value), item)
-		v.SetMapIndex(reflect.ValueOf(n.Content[i].Value).Convert(v.Type().Key()), item)
+		d.decode(p.value, join(path, p.key.Value), item)
+		v.SetMapIndex(reflect.ValueOf(p.key.Value).Convert(v.Type().Key()), item)
 	}
 }
 
 func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
-		d.fail(n, path, "one value is expected here, not "+kindName(n), "")
+		d.unreadable(n, path, "one value is expected here, not "+kindName(n), "")
 		return
 	}
 	if v.Type() == durationType {
-		t, err := time.ParseDuration(n.Value)
-		if err != nil {
-			d.fail(n, path, fmt.Sprintf("%q is not a time with a unit", n.Value), "write it as in 500ms, 1s, 5m or 2h")
-			return
-		}
-		v.SetInt(int64(t))
+		d.duration(n, path, v)
 		return
 	}
 	bad := func(want, hint string) {
-		d.fail(n, path, fmt.Sprintf("%q is not %s", n.Value, want), hint)
+		d.unreadable(n, path, quoted(n.Value)+" is not "+want, hint)
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -224,18 +236,18 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 			bad("true or false", "")
 			return
 		}
-		v.SetBool(n.Value == "true" || n.Value == "True" || n.Value == "TRUE")
+		v.SetBool(strings.EqualFold(n.Value, "true"))
 	case reflect.Int, reflect.Int64, reflect.Int32, reflect.Int16, reflect.Int8:
 		i, err := strconv.ParseInt(n.Value, 0, v.Type().Bits())
-		if err != nil {
-			bad("a whole number", "write it without a unit")
+		if err != nil || leadingZero(n.Value) {
+			bad("a whole number", wholeNumber(n.Value))
 			return
 		}
 		v.SetInt(i)
 	case reflect.Uint, reflect.Uint64, reflect.Uint32, reflect.Uint16, reflect.Uint8:
 		i, err := strconv.ParseUint(n.Value, 0, v.Type().Bits())
-		if err != nil {
-			bad("a whole number of 0 or more", "write it without a unit")
+		if err != nil || leadingZero(n.Value) {
+			bad("a whole number of 0 or more", wholeNumber(n.Value))
 			return
 		}
 		v.SetUint(i)
@@ -251,13 +263,48 @@ func (d *decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	}
 }
 
+// duration reads a time. A number alone is refused: nobody can tell whether its
+// writer thought of seconds or of milliseconds.
+func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
+	t, err := time.ParseDuration(n.Value)
+	if _, number := strconv.ParseFloat(n.Value, 64); number == nil {
+		d.unreadable(n, path, quoted(n.Value)+" is a number without a unit", likelyTime(n.Value)+"times are written as in 500ms, 1s, 5m or 2h")
+	} else if err != nil {
+		d.unreadable(n, path, quoted(n.Value)+" is not a time with a unit", likelyTime(n.Value)+"write it as in 500ms, 1s, 5m or 2h")
+	} else {
+		v.SetInt(int64(t))
+	}
+}
+
+func wholeNumber(text string) string {
+	if leadingZero(text) {
+		return "write it without leading zeros"
+	}
+	return "write it without a unit"
+}
+
+// leadingZero reports whether a number begins with a zero that old YAML takes
+// for octal, new YAML for nothing, and its writer for either.
+func leadingZero(text string) bool {
+	text = strings.TrimLeft(text, "+-")
+	return len(text) > 1 && text[0] == '0' && (text[1] >= '0' && text[1] <= '9' || text[1] == '_')
+}
+
 func join(path, key string) string {
+	for _, r := range key {
+		if r == '.' || r == '[' || r == ':' || r <= ' ' || r == 0x7f {
+			key = strconv.Quote(key)
+			break
+		}
+	}
 	if path == "" {
 		return key
 	}
 	return path + "." + key
 }
 
+// kindName says what a node holds. It does not repeat a value, which may be a
+// secret that stands in the wrong place.
 func kindName(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -265,5 +312,15 @@ func kindName(n *yaml.Node) string {
 	case yaml.SequenceNode:
 		return "a list"
 	}
-	return fmt.Sprintf("%q", n.Value)
+	return "a single value"
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+
+// resolve follows an alias to the node that it stands for.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
 }

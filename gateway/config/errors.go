@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"sort"
+	"strconv"
 	"strings"
 )
 
@@ -55,17 +57,45 @@ func (e Errors) sort() {
 	})
 }
 
-// nearest returns the known word that is at most two edits (or a third of its
-// length) away from word, or "".
+// quoted is a value in a message: on one line and not too long.
+func quoted(value string) string {
+	if r := []rune(value); len(r) > 60 {
+		value = string(r[:60]) + "…"
+	}
+	return strconv.Quote(value)
+}
+
+// userInfo finds a password in a URL, or in what was meant as one.
+var userInfo = regexp.MustCompile(`(://[^/\s:@"]*):[^/\s"]*@`)
+
+// oneLine makes a text fit for a message: without line breaks, and without the
+// password of a URL in it.
+func oneLine(text string) string {
+	return userInfo.ReplaceAllString(lineBreaks.Replace(text), "$1:***@")
+}
+
+var lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ")
+
+// nearest returns the known word that was probably meant, or "": the one that
+// differs only in case, hyphens and underscores, or else by the fewest edits,
+// at most one for words of three letters, two for longer ones, and a third of
+// the length for those above eight.
 func nearest(word string, known []string) string {
-	best, least := "", max(2, len(word)/3)+1
+	plain := func(s string) string { return separators.Replace(strings.ToLower(s)) }
+	limit := max(2, len(word)/3)
+	if len(word) <= 3 {
+		limit = 1
+	}
+	best, least := "", limit+1
 	for _, k := range known {
-		if d := distance(word, k); d < least {
+		if d := distance(plain(word), plain(k)); d < least && d < len(k) {
 			best, least = k, d
 		}
 	}
 	return best
 }
+
+var separators = strings.NewReplacer("-", "", "_", "", " ", "")
 
 // distance is the Levenshtein distance.
 func distance(a, b string) int {

@@ -20,8 +20,8 @@ func (c *checker) source(i int, n *yaml.Node) {
 		ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000,
 	}
 	c.decode(n, path, reflect.ValueOf(&raw).Elem())
-	if n.Kind != yaml.MappingNode {
-		return
+	if n.Kind != yaml.MappingNode || c.exhausted() {
+		return // reported
 	}
 	src := Source{
 		Name: raw.Name, Type: raw.Type, Device: raw.Device, ScanRate: raw.ScanRate, Batch: raw.Batch, MaxTags: raw.MaxTags,
@@ -153,6 +153,9 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	if raw.MaxSilence < 0 || raw.MaxSilence > 24*time.Hour {
 		c.wrong(path+".max_silence", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxSilence), "")
 	}
+	if raw.MaxSilence > 0 && raw.Deadband.Kind == pipeline.NoDeadband {
+		c.wrong(path+".max_silence", "has no meaning without a deadband: every sample is reported", "add a deadband, or leave it out")
+	}
 	if raw.ScanRate < 0 || raw.ScanRate > 24*time.Hour || raw.ScanRate > 0 && raw.ScanRate < time.Millisecond {
 		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
 	}
@@ -170,13 +173,18 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 func (c *checker) sink(i int, n *yaml.Node) {
 	path := fmt.Sprintf("sinks[%d]", i)
 	c.nodes[path] = n
+	if isNull(n) {
+		return // reported
+	}
+	if n.Kind != yaml.MappingNode {
+		c.unreadable(n, path, "keys are expected here, not "+kindName(n), "write - name: …, and type: … below it")
+		return
+	}
 	var raw fileSink
-	if n.Kind == yaml.MappingNode { // the type says which keys there are
-		for k := 0; k+1 < len(n.Content); k += 2 {
-			if n.Content[k].Value == "type" {
-				raw.Type = n.Content[k+1].Value
-				c.nodes[path+".type"] = n.Content[k+1]
-			}
+	pairs := c.pairs(n, path)
+	for _, p := range pairs { // the type says which keys there are
+		if p.key.Value == "type" {
+			c.decode(p.value, path+".type", reflect.ValueOf(&raw.Type).Elem())
 		}
 	}
 	s := Sink{Type: raw.Type}
@@ -191,7 +199,7 @@ func (c *checker) sink(i int, n *yaml.Node) {
 		c.unknownType(path, raw.Type, types)
 		return
 	}
-	c.structure(n, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
+	c.fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
 	s.Name = raw.Name
 	c.name(path, raw.Name, "sink")
 	for _, f := range s.Config.Validate() {
