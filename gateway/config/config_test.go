@@ -166,7 +166,7 @@ func TestAliasesAreBounded(t *testing.T) {
 	if !errors.As(err, &all) || len(all) != 2 { // no sinks, and this
 		t.Fatalf("%d errors: %.300s", len(all), err)
 	}
-	if want := "aliases make this file hold more than 1048576 values"; all[1].Problem != want || all[1].Line == 0 {
+	if want := "aliases make this file hold more than 524288 values"; all[1].Problem != want || all[1].Line == 0 {
 		t.Errorf("%v", all[1])
 	}
 }

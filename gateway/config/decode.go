@@ -15,7 +15,7 @@ import (
 
 // maxValues bounds the values of a file, those that aliases repeat counted each
 // time: a few lines of aliases can stand for billions.
-const maxValues = 1 << 20
+const maxValues = 1 << 19
 
 // decoder reads YAML nodes into structs, strictly, and goes on after an error
 // so that all are reported at once.
