@@ -42,15 +42,14 @@ type Rule struct {
 	MaxSilence    time.Duration // with a deadband, DefaultMaxSilence where 0
 }
 
-// State is one tag's pipeline.
+// State is one tag's pipeline. It is not safe for concurrent use.
 type State struct {
 	rule    *Rule
-	last    float64 // value reported last
-	lastStr string
-	at      int64 // gateway's time of the last report, ns
-	inverse float64
+	last    sample.Value // reported last
+	at      int64        // gateway's time of the last report, ns
+	inverse float64      // 1/Scale where that is a whole number, else 0
+	shift   float64      // Offset×inverse where both are whole numbers
 	quality sample.Quality
-	kind    sample.Kind
 	started bool
 }
 
@@ -58,9 +57,13 @@ type State struct {
 func NewState(r *Rule) State {
 	s := State{rule: r}
 	// 1/10 is no binary fraction, so raw×0.1 gives 23.500000000000004 where
-	// raw/10 gives 23.5, which reads better and packs smaller.
+	// raw/10 gives 23.5, which reads better and packs smaller. An offset of 0.2
+	// is added before the division, as 2, for the same reason.
 	if inv := math.Round(1 / r.Scale); r.Scale != 0 && inv > 1 && inv <= 1e9 && 1/inv == r.Scale {
 		s.inverse = inv
+		if shift := math.Round(r.Offset * inv); math.Abs(shift) < 1<<53 && shift/inv == r.Offset {
+			s.shift = shift
+		}
 	}
 	return s
 }
@@ -85,12 +88,17 @@ func (st *State) scale(s *sample.Sample) {
 	if !ok {
 		return
 	}
-	if st.inverse != 0 {
-		raw /= st.inverse
-	} else {
-		raw *= r.Scale
+	switch {
+	case st.shift != 0:
+		raw = (raw + st.shift) / st.inverse
+	case st.inverse != 0:
+		raw = raw/st.inverse + r.Offset
+	default:
+		// The conversion forbids a fused multiply-add, so that every processor
+		// gives the same bits.
+		raw = float64(raw*r.Scale) + r.Offset
 	}
-	s.Value = sample.FloatValue(raw + r.Offset)
+	s.Value = sample.FloatValue(raw)
 }
 
 // check is the range check. What is no number becomes null and Bad: stores and
@@ -122,34 +130,47 @@ func (st *State) changed(s *sample.Sample) bool {
 		silence = DefaultMaxSilence
 	}
 	quiet := s.Time - st.at
-	if st.started && s.Quality == st.quality && s.Value.Kind() == st.kind &&
-		quiet >= 0 && quiet < int64(silence) && st.within(s) {
+	if st.started && s.Quality == st.quality && s.Value.Kind() == st.last.Kind() &&
+		quiet >= 0 && quiet < int64(silence) && st.within(s.Value) {
 		return false
 	}
-	st.started, st.quality, st.kind, st.at = true, s.Quality, s.Value.Kind(), s.Time
-	st.lastStr = s.Value.Str()
-	st.last, _ = s.Value.Number()
+	st.started, st.quality, st.last, st.at = true, s.Quality, s.Value, s.Time
 	return true
 }
 
-// within reports whether the value is as near to the last one as the deadband
-// allows. Null, bools and strings are near only where they are equal.
-func (st *State) within(s *sample.Sample) bool {
-	switch s.Value.Kind() {
-	case sample.Float64, sample.Int64:
-		v, _ := s.Value.Number()
-		size := st.rule.Deadband.Size
-		if st.rule.Deadband.Kind == Percent {
-			size *= math.Abs(st.last) / 100 // around 0 every change passes
-		}
-		return math.Abs(v-st.last) <= size
-	case sample.Bool:
-		v, _ := s.Value.Number()
-		return v == st.last
-	case sample.String:
-		return s.Value.Str() == st.lastStr
+// within reports whether the value is as near to the last one, which is of the
+// same kind, as the deadband allows. Null, bools and strings are near only
+// where they are equal.
+func (st *State) within(v sample.Value) bool {
+	switch v.Kind() {
+	case sample.Float64:
+		last := st.last.Float()
+		return math.Abs(v.Float()-last) <= st.size(last)
+	case sample.Int64:
+		// Counters pass 2^53, where float64 no longer tells neighbours apart.
+		a, b := v.Int(), st.last.Int()
+		size := st.size(float64(b))
+		return size >= 1<<64 || difference(a, b) <= uint64(size)
 	}
-	return true // null
+	return v == st.last
+}
+
+// size is the deadband around a value, in the tag's unit. It is 0 around 0
+// where it is a percentage: every change passes there.
+func (st *State) size(last float64) float64 {
+	size := st.rule.Deadband.Size
+	if st.rule.Deadband.Kind == Percent {
+		size *= math.Abs(last) / 100
+	}
+	return size
+}
+
+// difference is |a-b|, which an int64 may not hold.
+func difference(a, b int64) uint64 {
+	if a < b {
+		a, b = b, a
+	}
+	return uint64(a) - uint64(b)
 }
 
 // UnmarshalText reads a deadband: "0.5" in the tag's unit, or "1%".
