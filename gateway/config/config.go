@@ -155,6 +155,11 @@ func defaults() file {
 	}
 }
 
+// defaultSource is a source in which nothing is set.
+func defaultSource() fileSource {
+	return fileSource{ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000}
+}
+
 // Load reads and checks a file. Its error is of type Errors.
 func Load(path string, r Registry) (*Config, error) {
 	only := func(problem, hint string) error {
@@ -285,7 +290,12 @@ func (c *checker) general() {
 }
 
 // Shapes returns the structs whose yaml keys a file may hold besides those of
-// protocols and sinks, for a test that every key is documented.
+// protocols and sinks, filled with the defaults, for a test that every key and
+// its default is documented.
 func Shapes() map[string]any {
-	return map[string]any{"the file": file{}, "a source": fileSource{}, "a sink": fileSink{}}
+	one := 1.0
+	return map[string]any{
+		"the file": defaults(), "a source": defaultSource(), "a sink": fileSink{},
+		"a tag": fileTag{Scale: &one, MaxSilence: pipeline.DefaultMaxSilence},
+	}
 }

@@ -1,14 +1,19 @@
 package config_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"millrace/gateway/config"
+	"millrace/internal/bytesize"
 	protocols "millrace/protocols/all"
 	uploader "millrace/uploader/all"
 )
@@ -37,34 +42,178 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// TestCommentedKeys reads the example with its commented-out keys switched on:
+// a key that is only shown must be right too.
+func TestCommentedKeys(t *testing.T) {
+	example := regexp.MustCompile(`(?m)^(\s+)# (\s*[a-z_]+:.*)$`).ReplaceAllString(read(t, "configs/millrace.example.yaml"), "$1$2")
+	if n := strings.Count(read(t, "configs/millrace.example.yaml"), "# ") - strings.Count(example, "# "); n < 20 {
+		t.Fatalf("%d keys switched on", n)
+	}
+	_, err := config.Parse("example", []byte(example), registry())
+	var all config.Errors
+	errors.As(err, &all)
+	for _, e := range all {
+		// The example cannot show both kinds of billing at once.
+		if e.Path != "sinks[1].read_capacity" && e.Path != "sinks[1].write_capacity" {
+			t.Error(e)
+		}
+	}
+}
+
 // TestEveryKeyIsDocumented walks the configuration's structs and looks for each
-// key in the reference and in the commented example.
+// key in its section of the reference and in its part of the commented example.
+// A key that the reference has and the structs have not, or another default,
+// fails too.
 func TestEveryKeyIsDocumented(t *testing.T) {
-	reference := read(t, "docs/configuration.md")
+	reference := parseReference(t)
 	example := read(t, "configs/millrace.example.yaml")
-	check := func(what string, keys []string) {
-		if len(keys) == 0 {
+	parts := regexp.MustCompile(`(?m)^  # ---- .*$|^sinks:$`).Split(example, -1)
+	check := func(what, typ string, v any) {
+		want := keysOf(reflect.TypeOf(v))
+		if len(want) == 0 {
 			t.Errorf("%s has no keys", what)
 		}
-		for _, key := range keys {
-			last := key[strings.LastIndex(key, ".")+1:]
-			if !regexp.MustCompile("(?m)`([a-z_]+\\.)*" + last + "[`.]|^## " + last + "$").MatchString(reference) {
+		part := example
+		for _, p := range parts {
+			if typ != "" && strings.Contains(p, "type: "+typ+"\n") {
+				part = p
+			}
+		}
+		for key, deflt := range reference[what] {
+			if !slices.Contains(want, key) {
+				t.Errorf("docs/configuration.md has %s of %s, which there is not", key, what)
+			} else if is, ok := valueAt(reflect.ValueOf(v), key); ok && deflt != "" && !sameValue(is, deflt) {
+				t.Errorf("docs/configuration.md gives %s of %s the default %s, it is %v", key, what, deflt, is)
+			}
+		}
+		for _, key := range want {
+			if what == "a source" && strings.HasPrefix(key, "tags.") {
+				continue // of "a tag"
+			}
+			documented := false
+			for k := range reference[what] {
+				documented = documented || k == key || strings.HasPrefix(k, key+".")
+			}
+			if !documented {
 				t.Errorf("docs/configuration.md does not mention %s of %s", key, what)
 			}
-			if !regexp.MustCompile(`(?m)(^|[\s{,#])` + last + ":").MatchString(example) {
+			last := key[strings.LastIndex(key, ".")+1:]
+			if !regexp.MustCompile(`(?m)(^|[\s{,#])` + last + ":").MatchString(part) {
 				t.Errorf("configs/millrace.example.yaml does not show %s of %s", key, what)
 			}
 		}
 	}
 	for what, v := range config.Shapes() {
-		check(what, keysOf(reflect.TypeOf(v)))
+		check(what, "", v)
 	}
 	for _, p := range protocols.List() {
-		check(p.Type(), keysOf(reflect.TypeOf(p.NewConfig()).Elem()))
+		check("type "+p.Type(), p.Type(), reflect.ValueOf(p.NewConfig()).Elem().Interface())
 	}
 	for _, k := range uploader.List() {
-		check(k.Type(), keysOf(reflect.TypeOf(k.NewConfig()).Elem()))
+		check("type "+k.Type(), k.Type(), reflect.ValueOf(k.NewConfig()).Elem().Interface())
 	}
+}
+
+// parseReference reads the tables of docs/configuration.md: the keys of each
+// thing, and the default where the table gives it as a literal.
+func parseReference(t *testing.T) map[string]map[string]string {
+	out := map[string]map[string]string{}
+	literal := regexp.MustCompile("`([^`]*)`")
+	literals := func(cell string) (words []string, only bool) {
+		for _, m := range literal.FindAllStringSubmatch(cell, -1) {
+			words = append(words, m[1])
+		}
+		return words, strings.Trim(literal.ReplaceAllString(cell, ""), ", ") == ""
+	}
+	var things []string
+	prefix := ""
+	for line := range strings.Lines(read(t, "docs/configuration.md")) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "#") {
+			heading := strings.TrimLeft(line, "# ")
+			things, prefix = nil, ""
+			for _, m := range regexp.MustCompile("`type: ([a-z]+)`").FindAllStringSubmatch(heading, -1) {
+				things = append(things, "type "+m[1])
+			}
+			switch heading {
+			case "gateway", "spool", "log", "control":
+				things, prefix = []string{"the file"}, heading+"."
+			case "sources":
+				things = []string{"a source"}
+			case "tags":
+				things = []string{"a tag"}
+			case "sinks":
+				things = []string{"a sink"}
+			}
+			if strings.HasPrefix(line, "## ") {
+				put(out, "the file", heading, "")
+			}
+			continue
+		}
+		cells := strings.Split(line, "|")
+		if !strings.HasPrefix(line, "| `") || len(cells) < 4 {
+			continue
+		}
+		keys, _ := literals(cells[1])
+		defaults, only := literals(cells[2])
+		for i, key := range keys {
+			deflt := ""
+			if only && len(defaults) == len(keys) {
+				deflt = defaults[i]
+			} else if only && len(defaults) == 1 {
+				deflt = defaults[0]
+			}
+			for _, thing := range things {
+				put(out, thing, prefix+key, deflt)
+			}
+		}
+	}
+	return out
+}
+
+func put(m map[string]map[string]string, thing, key, deflt string) {
+	if m[thing] == nil {
+		m[thing] = map[string]string{}
+	}
+	m[thing][key] = deflt
+}
+
+// valueAt returns what stands at a YAML key of a struct; not in a list.
+func valueAt(v reflect.Value, key string) (any, bool) {
+	first, rest, nested := strings.Cut(key, ".")
+	for i := range v.NumField() {
+		name, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		f := v.Field(i)
+		if options == "inline" {
+			if is, ok := valueAt(f, key); ok {
+				return is, true
+			}
+		}
+		if name != first {
+			continue
+		}
+		if f.Kind() == reflect.Pointer && !f.IsNil() {
+			f = f.Elem()
+		}
+		if nested && f.Kind() == reflect.Struct {
+			return valueAt(f, rest)
+		}
+		return f.Interface(), !nested
+	}
+	return nil, false
+}
+
+// sameValue reports whether a default is what the reference writes.
+func sameValue(is any, text string) bool {
+	switch is := is.(type) {
+	case time.Duration:
+		want, err := time.ParseDuration(text)
+		return err == nil && is == want
+	case bytesize.Size:
+		want, err := bytesize.Parse(text)
+		return err == nil && is == want
+	}
+	return fmt.Sprint(is) == text
 }
 
 func read(t *testing.T, path string) string {

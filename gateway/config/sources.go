@@ -16,9 +16,7 @@ import (
 
 func (c *checker) source(i int, n *yaml.Node) {
 	path := fmt.Sprintf("sources[%d]", i)
-	raw := fileSource{
-		ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000,
-	}
+	raw := defaultSource()
 	c.decode(n, path, reflect.ValueOf(&raw).Elem())
 	if n.Kind != yaml.MappingNode || c.exhausted() {
 		return // reported
