@@ -53,6 +53,8 @@ type queue struct {
 	again   map[uint16]*session // on which it came again while it was waiting
 	kept    map[uint16]*message // durable, when its connection was gone
 	left    bool                // a message of QoS 1 was not taken, so the broker has it still
+	leaving bool                // none of QoS 1 is taken, until the next connection
+	busy    bool                // settle is at work
 	lost    int                 // messages that were not taken and will not come again
 
 	want    int       // items at which to wake who takes
@@ -89,7 +91,7 @@ func (q *queue) put(it item) {
 			return
 		}
 		size := it.size()
-		if q.held >= q.most || q.held > 0 && q.bytes+size > maxHeldBytes {
+		if q.held >= q.most || q.held > 0 && q.bytes+size > maxHeldBytes || q.leaving && it.msg.qos > 0 {
 			if it.msg.qos == 0 || q.clean {
 				q.lost++
 			}
@@ -189,6 +191,9 @@ func (q *queue) take(spare []item) []item {
 // lets go of them. The acknowledgements of a batch go out in one write: by the
 // library each would take a write of its own.
 func (q *queue) settle(items []item) {
+	q.mu.Lock()
+	q.busy = true
+	q.mu.Unlock()
 	var to *session
 	q.acks = q.acks[:0]
 	for i := range items {
@@ -206,6 +211,7 @@ func (q *queue) settle(items []item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.settled = time.Now()
+	q.busy = false
 	if q.held == 0 && q.left {
 		signal(q.idle)
 	}
@@ -242,12 +248,21 @@ func (q *queue) close() {
 	signal(q.wake)
 }
 
+// leave makes put take no message that will come again, and reports whether all
+// that were taken are acknowledged. Where they are not, idle says when.
+func (q *queue) leave() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.leaving = true
+	return q.held == 0 && !q.busy
+}
+
 // fresh forgets that messages were left. It is called before a connection is
 // opened, on which they come again.
 func (q *queue) fresh() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.left = false
+	q.left, q.leaving = false, false
 	select {
 	case <-q.idle:
 	default:

@@ -196,7 +196,7 @@ func (s *source) stay(ctx context.Context, session *session) error {
 		case err := <-session.lost:
 			return s.conn.explain("connection lost", err)
 		case <-s.queue.idle:
-			return errLeft
+			return s.leave(ctx, session)
 		case <-tick.C:
 		}
 		s.beat()
@@ -210,6 +210,41 @@ func (s *source) stay(ctx context.Context, session *session) error {
 			return s.conn.explain("subscribe", err)
 		}
 		s.subscribed(refused, false)
+	}
+}
+
+// leave ends a stay for the sake of messages that were left. The broker must
+// have read every acknowledgement first, or those messages come again too: a
+// broker that still sends when the connection ends may never read on. It
+// answers a PINGREQ after all that was sent before.
+func (s *source) leave(ctx context.Context, session *session) error {
+	if s.conn.cfg.CleanSession {
+		return errLeft // nothing comes again
+	}
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	var answer <-chan struct{}
+	var late <-chan time.Time
+	for {
+		if answer == nil && s.queue.leave() {
+			answer = session.wire.ping()
+			timer := time.NewTimer(pingTimeout)
+			defer timer.Stop()
+			late = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-session.lost:
+			return s.conn.explain("connection lost", err)
+		case <-answer:
+			return errLeft
+		case <-late:
+			return errLeft
+		case <-s.queue.idle:
+		case <-tick.C:
+			s.beat()
+		}
 	}
 }
 

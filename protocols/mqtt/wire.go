@@ -67,6 +67,8 @@ func (m *message) ack(b []byte) []byte {
 // The first byte of a fixed header: 3.1.1, 2.2 and 3.3.1.
 const (
 	typePublish = 3
+	typePing    = 12
+	typePong    = 13
 	flagRetain  = 0x01
 	flagQoS     = 0x06
 	flagDup     = 0x08
@@ -93,6 +95,13 @@ type wire struct {
 
 	mu      sync.Mutex // held by a write, which is of whole packets
 	renewed time.Time  // when the write deadline was set
+
+	pings int // PINGREQs written, the library's own among them
+
+	answers sync.Mutex
+	pongs   int           // PINGREQs answered
+	awaits  int           // which answer closes pong
+	pong    chan struct{} // nil where nobody waits
 }
 
 func newWire(c net.Conn, most int, receive func(*message)) *wire {
@@ -150,6 +159,8 @@ func (w *wire) next() error {
 		return w.publish(first, length)
 	case length > maxOther:
 		return fmt.Errorf("the broker sent a packet of type %d with %d bytes", first>>4, length)
+	case first>>4 == typePong:
+		w.answered()
 	}
 	w.head, w.body = head, length
 	return nil
@@ -224,11 +235,44 @@ func (w *wire) topic(m *message, size int) error {
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.write(p)
+}
+
+// write writes packets. The caller holds mu.
+func (w *wire) write(p []byte) (int, error) {
 	if now := time.Now(); now.Sub(w.renewed) > time.Second {
 		if err := w.Conn.SetWriteDeadline(now.Add(writeTimeout)); err != nil {
 			return 0, err
 		}
 		w.renewed = now
 	}
+	if len(p) > 0 && p[0]>>4 == typePing {
+		w.pings++
+	}
 	return w.Conn.Write(p)
+}
+
+// ping sends a PINGREQ (3.1.1, 3.12). The channel is closed at its answer, when
+// the broker has read all that was written before. It is called once.
+func (w *wire) ping() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pong := make(chan struct{})
+	w.answers.Lock()
+	w.awaits, w.pong = w.pings+1, pong
+	w.answers.Unlock()
+	if _, err := w.write([]byte{typePing << 4, 0}); err != nil {
+		_ = w.Close() // so that the library learns of it
+	}
+	return pong
+}
+
+func (w *wire) answered() {
+	w.answers.Lock()
+	defer w.answers.Unlock()
+	w.pongs++
+	if w.pong != nil && w.pongs >= w.awaits {
+		close(w.pong)
+		w.pong = nil
+	}
 }
