@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"millrace/gateway/batch"
@@ -65,6 +64,9 @@ type Gateway struct {
 	links   map[string]protocols.Connection
 	sources []*source
 	started time.Time
+
+	telling  sync.Mutex // held while a status line is sent
+	stopping bool
 }
 
 // New opens the spool and builds every part, without starting any. A device or
@@ -154,7 +156,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 		goDeliver(s.run)
 	}
 	_, stopWatch, goWatch := stage(&watching)
-	var stopping atomic.Bool
 	server, err := control.Serve(g.cfg.Control.Socket, g.cfg.Control.Group, g.handlers(), g.log)
 	if err != nil {
 		g.log.Error("the local socket cannot be served, so `millrace status` will not work: "+err.Error(), "socket", g.cfg.Control.Socket)
@@ -166,10 +167,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.o.Notify.Ready(g.statusLine())
 	g.log.Info("the gateway runs", "version", g.o.Version, "site", g.cfg.Gateway.Site, "gateway", g.cfg.Gateway.ID,
 		"sources", len(g.sources), "sinks", len(g.sinks), "spool", g.cfg.Spool.Dir)
-	goWatch(func(c context.Context) { g.watch(c, &stopping) })
+	goWatch(func(c context.Context) { g.watch(c) })
 
 	<-run.Done()
-	stopping.Store(true)
+	g.telling.Lock() // no status line follows what is said of the stop
+	g.stopping = true
+	g.telling.Unlock()
 	g.o.Notify.Stopping("stopping: sources")
 	g.log.Info("stopping", "why", context.Cause(run).Error())
 	stopReading()
@@ -230,7 +233,7 @@ func (g *Gateway) syncLoop(ctx context.Context, fail context.CancelCauseFunc) {
 
 // watch feeds the watchdog while every loop turns, and keeps the status line
 // until the gateway is stopping.
-func (g *Gateway) watch(ctx context.Context, stopping *atomic.Bool) {
+func (g *Gateway) watch(ctx context.Context) {
 	interval := 5 * time.Second
 	if w := g.o.Notify.WatchdogInterval(); w > 0 {
 		interval = min(interval, w/4)
@@ -246,9 +249,11 @@ func (g *Gateway) watch(ctx context.Context, stopping *atomic.Bool) {
 			told = true
 			g.log.Error("a loop is stuck; the watchdog is not fed, so that the service manager restarts the gateway", "stuck", stuck)
 		}
-		if !stopping.Load() {
+		g.telling.Lock()
+		if !g.stopping {
 			g.o.Notify.Status(g.statusLine())
 		}
+		g.telling.Unlock()
 		select {
 		case <-ctx.Done():
 			return
