@@ -66,7 +66,7 @@ func (c *connection) OpenWriter(h protocols.Health) (protocols.Writer, error) {
 func (c *connection) Close() error { return nil }
 
 // dial opens a session with a fresh client.
-func (c *connection) dial(ctx context.Context, lost func()) (*opcua.Client, error) {
+func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {
 	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	options := []opcua.Option{
@@ -82,16 +82,18 @@ func (c *connection) dial(ctx context.Context, lost func()) (*opcua.Client, erro
 	if err != nil {
 		return nil, err
 	}
+	var leaf []byte // the server's certificate
 	if c.cfg.Security != securityNone {
-		if err := trust(c.cfg.TrustDir, ep.ServerCertificate, c.clock.Now()); err != nil {
+		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.clock.Now()); err != nil {
 			return nil, fmt.Errorf("server %s: %w", c.url, err)
 		}
 		own, err := loadIdentity(&c.cfg, c.site, c.clock.Now())
 		if err != nil {
 			return nil, err
 		}
-		// The key of the trusted certificate is the one that the channel is
-		// encrypted with: a server that has another cannot answer.
+		// The library encrypts for this certificate, and the guard sees to it
+		// that it goes on to.
+		ep.ServerCertificate = leaf
 		options = append(options, opcua.Certificate(own.cert), opcua.PrivateKey(own.key))
 	}
 	token := ua.UserTokenTypeAnonymous
@@ -109,12 +111,22 @@ func (c *connection) dial(ctx context.Context, lost func()) (*opcua.Client, erro
 		return nil, err
 	}
 	options = append(options, opcua.SecurityFromEndpoint(ep, token))
-	client, err := opcua.NewClient(c.url, options...)
-	if err != nil {
+	client, target := new(link), c.url
+	if c.cfg.Security != securityNone {
+		if client.guard, err = openGuard(limited, c.url, c.cfg.policy(), leaf); err != nil {
+			return nil, c.explain("connect to", err)
+		}
+		target = client.guard.url
+	}
+	if client.Client, err = opcua.NewClient(target, options...); err != nil {
+		client.guard.close()
 		return nil, fmt.Errorf("server %s: %w", c.url, err)
 	}
-	if err := client.Connect(limited); err != nil {
+	if err := survive(func() error { return client.Connect(limited) }); err != nil {
 		c.hangUp(client)
+		if cause := client.guard.err(); cause != nil {
+			return nil, cause
+		}
 		if c.cfg.Security != securityNone && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 			// It has just told its endpoints, so it runs.
 			return nil, fmt.Errorf("connect to server %s: %w: %s", c.url, err, hintUntrusted)
@@ -174,7 +186,7 @@ func (c *connection) pickToken(ep *ua.EndpointDescription, want ua.UserTokenType
 }
 
 // hangUp closes a client, within bounds.
-func (c *connection) hangUp(client *opcua.Client) {
+func (c *connection) hangUp(client *link) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
 	done := make(chan struct{})
@@ -187,6 +199,7 @@ func (c *connection) hangUp(client *opcua.Client) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	client.guard.close()
 }
 
 const hintUntrusted = "the server does not trust our certificate: accept it on the server (its list of rejected certificates)"
@@ -259,7 +272,7 @@ func (c *connection) Check(ctx context.Context, src *protocols.SourceConfig) []e
 }
 
 // readOne reads the value of a node.
-func (c *connection) readOne(ctx context.Context, client *opcua.Client, a *address, namespaces []string) (*ua.DataValue, error) {
+func (c *connection) readOne(ctx context.Context, client *link, a *address, namespaces []string) (*ua.DataValue, error) {
 	id, err := a.resolve(namespaces)
 	if err != nil {
 		return nil, err

@@ -178,7 +178,7 @@ func (s *source) session(ctx context.Context, emit protocols.Emit) error {
 // deleteSubscription makes the server end its subscription and waits for what
 // is on its way. The library's own way forgets the subscription first and then
 // throws away what still arrives.
-func deleteSubscription(client *opcua.Client, id uint32) {
+func deleteSubscription(client *link, id uint32) {
 	limited, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
 	// The session's end deletes the subscription as well, so an error changes
@@ -191,7 +191,7 @@ func deleteSubscription(client *opcua.Client, id uint32) {
 
 // monitor creates the monitored items, the server's clock first. Nodes that
 // cannot be monitored go Bad with the server's code; the others go on.
-func (s *source) monitor(ctx context.Context, client *opcua.Client, sub *opcua.Subscription, namespaces []string, emit protocols.Emit) error {
+func (s *source) monitor(ctx context.Context, client *link, sub *opcua.Subscription, namespaces []string, emit protocols.Emit) error {
 	watch := s.request(ua.NewNumericNodeID(0, currentTime), watchHandle, max(s.interval, time.Second))
 	watch.RequestedParameters.QueueSize = 1
 	if _, err := sub.Monitor(ctx, ua.TimestampsToReturnSource, watch); err != nil {
@@ -312,7 +312,7 @@ func (s *source) request(id *ua.NodeID, handle uint32, sampling time.Duration) *
 
 // listening is what a session works with once it is subscribed.
 type listening struct {
-	client     *opcua.Client
+	client     *link
 	sub        *opcua.Subscription
 	notices    chan *opcua.PublishNotificationData
 	lost       chan struct{}
@@ -350,6 +350,9 @@ func (s *source) listen(ctx context.Context, l *listening, emit protocols.Emit) 
 		case <-ctx.Done():
 			return nil
 		case <-l.lost:
+			if cause := l.client.guard.err(); cause != nil {
+				return cause
+			}
 			return fmt.Errorf("server %s: the connection was lost", s.conn.url)
 		case n := <-l.notices:
 			if err := s.notice(ctx, l, n, emit); err != nil {

@@ -28,28 +28,28 @@ const rejectedDir = "rejected"
 const ownLifetime = 20 * 365 * 24 * time.Hour
 
 // trust checks a server's certificate (DER, the leaf first where it is a
-// chain) against the trust list: OPC 10000-4, 6.1.3.
-func trust(dir string, der []byte, now time.Time) error {
+// chain) against the trust list, and returns the leaf: OPC 10000-4, 6.1.3.
+func trust(dir string, der []byte, now time.Time) ([]byte, error) {
 	if len(der) == 0 {
-		return errors.New("the server sent no certificate: give it one, or use another endpoint")
+		return nil, errors.New("the server sent no certificate: give it one, or use another endpoint")
 	}
 	certs, err := x509.ParseCertificates(der)
 	if err != nil {
-		return fmt.Errorf("the server's certificate does not read: %w: give the server another one", err)
+		return nil, fmt.Errorf("the server's certificate does not read: %w: give the server another one", err)
 	}
 	leaf := certs[0]
 	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return fmt.Errorf("the server's certificate is valid from %s to %s only: renew it on the server, or set this machine's clock",
+		return nil, fmt.Errorf("the server's certificate is valid from %s to %s only: renew it on the server, or set this machine's clock",
 			leaf.NotBefore.Format(time.DateOnly), leaf.NotAfter.Format(time.DateOnly))
 	}
 	trusted, err := readTrusted(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	roots := x509.NewCertPool()
 	for _, t := range trusted {
 		if bytes.Equal(t.Raw, leaf.Raw) {
-			return nil
+			return leaf.Raw, nil
 		}
 		if t.IsCA {
 			roots.AddCert(t)
@@ -61,9 +61,9 @@ func trust(dir string, der []byte, now time.Time) error {
 	}
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err == nil {
-		return nil
+		return leaf.Raw, nil
 	}
-	return reject(dir, leaf)
+	return nil, reject(dir, leaf)
 }
 
 // reject keeps the certificate aside and tells how it would be trusted.

@@ -1,6 +1,7 @@
 package opcua
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -123,7 +124,7 @@ func TestTrust(t *testing.T) {
 		for name, data := range c.trusted {
 			write(t, filepath.Join(dir, name), data)
 		}
-		err := trust(dir, c.der, time.Now())
+		leaf, err := trust(dir, c.der, time.Now())
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", c.name, err)
@@ -131,6 +132,8 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		case err != nil && strings.Contains(err.Error(), "%!"):
 			t.Errorf("%s: %v", c.name, err)
+		case (err == nil) != (len(leaf) > 0) || !bytes.HasPrefix(c.der, leaf):
+			t.Errorf("%s: %d bytes of a leaf and %v", c.name, len(leaf), err)
 		}
 	}
 }
@@ -139,7 +142,7 @@ func TestTrust(t *testing.T) {
 func TestAnUnknownCertificateIsTrustedByWhatTheMessageSays(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "trusted")
 	plc := issue(t, "plc 7", nil, nil)
-	err := trust(dir, plc.cert.Raw, time.Now())
+	_, err := trust(dir, plc.cert.Raw, time.Now())
 	if err == nil {
 		t.Fatal("an unknown certificate is trusted")
 	}
@@ -158,7 +161,7 @@ func TestAnUnknownCertificateIsTrustedByWhatTheMessageSays(t *testing.T) {
 	if err := os.Rename(words[0], filepath.Join(words[1], filepath.Base(words[0]))); err != nil {
 		t.Fatal(err)
 	}
-	if err := trust(dir, plc.cert.Raw, time.Now()); err != nil {
+	if _, err := trust(dir, plc.cert.Raw, time.Now()); err != nil {
 		t.Errorf("after that: %v", err)
 	}
 }

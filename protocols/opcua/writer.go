@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/gopcua/opcua"
 	"github.com/gopcua/opcua/ua"
 
 	"millrace/protocols"
@@ -19,7 +18,7 @@ type writer struct {
 	health protocols.Health
 
 	mu         sync.Mutex
-	client     *opcua.Client
+	client     *link
 	namespaces []string
 	lost       chan struct{}
 	lostOnce   *sync.Once
