@@ -84,7 +84,7 @@ func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {
 	}
 	var leaf []byte // the server's certificate
 	if c.cfg.Security != securityNone {
-		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.clock.Now()); err != nil {
+		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.party(ep), c.clock.Now()); err != nil {
 			return nil, fmt.Errorf("server %s: %w", c.url, err)
 		}
 		own, err := loadIdentity(&c.cfg, c.site, c.clock.Now())
@@ -134,6 +134,15 @@ func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {
 		return nil, c.explain("connect to", err)
 	}
 	return client, nil
+}
+
+// party is whom the server's certificate has to name.
+func (c *connection) party(ep *ua.EndpointDescription) party {
+	p := party{host: c.host}
+	if ep.Server != nil {
+		p.uri = ep.Server.ApplicationURI
+	}
+	return p
 }
 
 // endpoint asks the server for its endpoints and picks the one that is

@@ -17,6 +17,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -27,9 +29,23 @@ const rejectedDir = "rejected"
 // ownLifetime is that of a certificate that we make.
 const ownLifetime = 20 * 365 * 24 * time.Hour
 
+// maxRejected bounds the certificates that are kept aside: who answers at the
+// server's address could show a new one each time.
+const maxRejected = 100
+
+// party is whom a certificate has to name.
+type party struct {
+	host string // as it is dialled
+	uri  string // of the server's application, as it tells it
+}
+
 // trust checks a server's certificate (DER, the leaf first where it is a
 // chain) against the trust list, and returns the leaf: OPC 10000-4, 6.1.3.
-func trust(dir string, der []byte, now time.Time) ([]byte, error) {
+//
+// One that stands in the list itself was compared by somebody and is that
+// server's, whatever names are in it. An authority vouches for many devices, so
+// there the names have to be this one's.
+func trust(dir string, der []byte, of party, now time.Time) ([]byte, error) {
 	if len(der) == 0 {
 		return nil, errors.New("the server sent no certificate: give it one, or use another endpoint")
 	}
@@ -60,23 +76,67 @@ func trust(dir string, der []byte, now time.Time) ([]byte, error) {
 		between.AddCert(c)
 	}
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	if err == nil {
-		return leaf.Raw, nil
+	if err != nil {
+		return nil, reject(dir, leaf, "is not in the trust list "+dir)
 	}
-	return nil, reject(dir, leaf)
+	if wrong := of.mismatch(leaf); wrong != "" {
+		return nil, reject(dir, leaf, wrong)
+	}
+	return leaf.Raw, nil
+}
+
+// mismatch says which of the names is not the certificate's: OPC 10000-4, 6.1.3,
+// host name and URI.
+func (p party) mismatch(leaf *x509.Certificate) string {
+	// Some tools write an address as if it were a name.
+	named := slices.ContainsFunc(leaf.DNSNames, func(n string) bool { return strings.EqualFold(n, p.host) })
+	if !named && leaf.VerifyHostname(p.host) != nil {
+		return fmt.Sprintf("is signed by a trusted authority, but for %s and not for %s, which connection.url names", hosts(leaf), p.host)
+	}
+	if !slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == p.uri }) {
+		return fmt.Sprintf("is signed by a trusted authority, but for the application %v and not for %q, as the server calls itself", leaf.URIs, p.uri)
+	}
+	return ""
+}
+
+// hosts lists the hosts that a certificate is for.
+func hosts(leaf *x509.Certificate) string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return fmt.Sprintf("%q", names)
 }
 
 // reject keeps the certificate aside and tells how it would be trusted.
-func reject(dir string, leaf *x509.Certificate) error {
+func reject(dir string, leaf *x509.Certificate, why string) error {
 	short := sha1.Sum(leaf.Raw) // the thumbprint that OPC UA tools show
 	full := sha256.Sum256(leaf.Raw)
 	aside := filepath.Join(dir, rejectedDir)
 	path := filepath.Join(aside, hex.EncodeToString(short[:])+".der")
-	what := fmt.Sprintf("the server's certificate %q (SHA-256 %s) is not in the trust list %s", leaf.Subject.CommonName, hex.EncodeToString(full[:]), dir)
-	if err := errors.Join(os.MkdirAll(aside, 0o750), os.WriteFile(path, leaf.Raw, 0o640)); err != nil {
+	what := fmt.Sprintf("the server's certificate %q (SHA-256 %s) %s", leaf.Subject.CommonName, hex.EncodeToString(full[:]), why)
+	if err := keep(aside, path, leaf.Raw); err != nil {
 		return fmt.Errorf("%s, and could not be kept aside: %w; compare the fingerprint on the server, then copy its certificate there", what, err)
 	}
 	return fmt.Errorf("%s; compare the fingerprint on the server, then trust it by: mv %s %s", what, path, dir)
+}
+
+// keep writes a certificate that is not there yet, where there is room.
+func keep(dir, path string, der []byte) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil // it is tried again and again
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	there, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(there) >= maxRejected {
+		return fmt.Errorf("%s holds %d files already, remove them", dir, len(there))
+	}
+	return os.WriteFile(path, der, 0o640)
 }
 
 // readTrusted reads every certificate in the trust list, DER or PEM.

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/url"
@@ -87,8 +88,24 @@ func (a *authority) files(t testing.TB) (cert, key string) {
 func TestTrust(t *testing.T) {
 	root := issue(t, "plant root", nil, isCA)
 	middle := issue(t, "plant line", root, isCA)
-	leaf := issue(t, "plc", root, nil)
-	deep := issue(t, "plc deep", middle, nil)
+	uri := &url.URL{Scheme: "urn", Opaque: "test:line"}
+	forLine := func(c *x509.Certificate) { c.URIs = []*url.URL{uri} }
+	named := party{host: "127.0.0.1", uri: uri.String()}
+	leaf := issue(t, "plc", root, forLine)
+	deep := issue(t, "plc deep", middle, forLine)
+	elsewhere := issue(t, "plc elsewhere", root, func(c *x509.Certificate) {
+		forLine(c)
+		c.IPAddresses, c.DNSNames = nil, []string{"plc7.plant"}
+	})
+	asName := issue(t, "plc as name", root, func(c *x509.Certificate) {
+		forLine(c)
+		c.IPAddresses, c.DNSNames = nil, []string{"127.0.0.1"}
+	})
+	nameless := issue(t, "plc nameless", root, func(c *x509.Certificate) {
+		forLine(c)
+		c.IPAddresses = nil
+	})
+	another := issue(t, "plc another", root, nil)
 	alone := issue(t, "plc alone", nil, nil)
 	stranger := issue(t, "stranger root", nil, isCA)
 	old := issue(t, "plc old", nil, func(c *x509.Certificate) {
@@ -105,6 +122,12 @@ func TestTrust(t *testing.T) {
 		{"CA", map[string][]byte{"root.pem": root.pem()}, leaf.cert.Raw, ""},
 		{"CA, with the chain", map[string][]byte{"root.pem": root.pem()}, append(append([]byte(nil), deep.cert.Raw...), middle.cert.Raw...), ""},
 		{"CA, without the chain", map[string][]byte{"root.pem": root.pem()}, deep.cert.Raw, "is not in the trust list"},
+		{"CA, of another host", map[string][]byte{"root.pem": root.pem()}, elsewhere.cert.Raw, `but for ["plc7.plant"] and not for 127.0.0.1`},
+		{"CA, of no host", map[string][]byte{"root.pem": root.pem()}, nameless.cert.Raw, "and not for 127.0.0.1"},
+		{"CA, an address written as a name", map[string][]byte{"root.pem": root.pem()}, asName.cert.Raw, ""},
+		{"CA, of another application", map[string][]byte{"root.pem": root.pem()}, another.cert.Raw, `the application [urn:test:plc another] and not for "urn:test:line"`},
+		{"of another host, itself in the list", map[string][]byte{"plc.der": elsewhere.cert.Raw}, elsewhere.cert.Raw, ""},
+		{"of another application, itself in the list", map[string][]byte{"plc.der": another.cert.Raw, "root.pem": root.pem()}, another.cert.Raw, ""},
 		{"another CA", map[string][]byte{"other.pem": stranger.pem()}, leaf.cert.Raw, "is not in the trust list"},
 		{"a leaf signs nothing", map[string][]byte{"alone.pem": alone.pem()}, issue(t, "forged", alone, nil).cert.Raw, "is not in the trust list"},
 		{"a chain vouches for nothing by itself", nil, append(append([]byte(nil), leaf.cert.Raw...), root.cert.Raw...), "is not in the trust list"},
@@ -124,7 +147,7 @@ func TestTrust(t *testing.T) {
 		for name, data := range c.trusted {
 			write(t, filepath.Join(dir, name), data)
 		}
-		leaf, err := trust(dir, c.der, time.Now())
+		leaf, err := trust(dir, c.der, named, time.Now())
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", c.name, err)
@@ -142,7 +165,7 @@ func TestTrust(t *testing.T) {
 func TestAnUnknownCertificateIsTrustedByWhatTheMessageSays(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "trusted")
 	plc := issue(t, "plc 7", nil, nil)
-	_, err := trust(dir, plc.cert.Raw, time.Now())
+	_, err := trust(dir, plc.cert.Raw, party{}, time.Now())
 	if err == nil {
 		t.Fatal("an unknown certificate is trusted")
 	}
@@ -161,7 +184,7 @@ func TestAnUnknownCertificateIsTrustedByWhatTheMessageSays(t *testing.T) {
 	if err := os.Rename(words[0], filepath.Join(words[1], filepath.Base(words[0]))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := trust(dir, plc.cert.Raw, time.Now()); err != nil {
+	if _, err := trust(dir, plc.cert.Raw, party{}, time.Now()); err != nil {
 		t.Errorf("after that: %v", err)
 	}
 }
@@ -225,5 +248,30 @@ func TestIdentityFaults(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
+	}
+}
+
+// Who shows a new certificate each time does not fill the disk.
+func TestRejectedCertificatesAreBounded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "trusted")
+	aside := filepath.Join(dir, rejectedDir)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxRejected - 1 {
+		write(t, filepath.Join(aside, fmt.Sprint(i)), nil)
+	}
+	last, over := issue(t, "last", nil, nil), issue(t, "over", nil, nil)
+	for range 2 { // the last one that has room is found there again
+		if _, err := trust(dir, last.cert.Raw, party{}, time.Now()); err == nil || !strings.Contains(err.Error(), "trust it by: mv ") {
+			t.Errorf("got %v", err)
+		}
+	}
+	_, err := trust(dir, over.cert.Raw, party{}, time.Now())
+	if err == nil || !strings.Contains(err.Error(), "holds 100 files already, remove them") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+	if there, err := os.ReadDir(aside); err != nil || len(there) != maxRejected {
+		t.Errorf("%d files, %v", len(there), err)
 	}
 }
