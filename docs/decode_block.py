@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decodes millrace blocks of version 1 to JSON Lines: decode_block.py FILE...  Needs: pip install zstandard
+"""Decodes millrace blocks of versions 1 and 2 to JSON Lines: decode_block.py FILE...  Needs: pip install zstandard
 
 docs/block-format.md says what it does. decode and what it calls are the decoder; the rest writes JSON."""
 import base64, io, json, math, struct, sys, time, zstandard
@@ -55,10 +55,13 @@ class Symbols:
         return x
 
 def decode(data):
-    if data[:3] != b"MR\1" or crc32c(data[:-4]) != struct.unpack("<I", data[-4:])[0]: raise ValueError("no intact block of version 1")
+    if data[:3] not in (b"MR\1", b"MR\2") or crc32c(data[:-4]) != struct.unpack("<I", data[-4:])[0]: raise ValueError("no intact block of version 1 or 2")
     r = io.BytesIO(data[3:-4])
     site, gateway, stream, epoch, seq, count = r.read(uint(r)), r.read(uint(r)), r.read(uint(r)), uint(r, 8), uvarint(r), uvarint(r)
     first, length, produced, lost, boot, mono, clock = int64(uint(r, 8)), uvarint(r), uvarint(r), uvarint(r), r.read(16), uvarint(r), uint(r)
+    if data[2] == 2:
+        thinned, replaced = uvarint(r), uvarint(r)  # the block stands for the sequences replaces to replaces + replaced - 1
+        replaces = uvarint(r) if replaced else 0
     size, packed = uvarint(r), uvarint(r)
     m = io.BytesIO(zstandard.decompress(r.read(packed)) if packed else r.read(size))
     sym, name, names = Symbols(r, read_tables(m)), b"", []

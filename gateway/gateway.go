@@ -7,25 +7,27 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/gateway/batch"
 	"millrace/gateway/config"
 	"millrace/gateway/control"
+	"millrace/gateway/forecast"
 	"millrace/gateway/health"
+	"millrace/gateway/metrics"
+	"millrace/internal/backoff"
 	"millrace/internal/clock"
 	"millrace/protocols"
+	"millrace/sample/ledger"
 	"millrace/spool"
+	"millrace/uploader"
 )
 
-// Grace periods of an orderly stop. Their sum stays below the unit's
-// TimeoutStopSec.
-const (
-	sourceGrace   = 15 * time.Second // requests on the wire are finished
-	deliveryGrace = 10 * time.Second // what is queued is delivered, as far as it gets
-	syncInterval  = time.Second      // acknowledgements reach the disk
-)
+// syncInterval is how often delivered data may leave the spool.
+const syncInterval = time.Second
 
 // Options come from code.
 type Options struct {
@@ -33,11 +35,29 @@ type Options struct {
 	Version string
 	Log     *slog.Logger
 	Clock   clock.Clock
-	Notify  Notifier
+	// ExpectSync says that a time service runs on this machine, so that waiting
+	// for it to synchronise the clock is worth while.
+	ExpectSync bool
+	Notify     Notifier
 	// StateDir is where relative paths of sinks start.
 	StateDir string
-	// DeliveryGrace overrides how long a stop waits for deliveries; 10 s where 0.
+	// DeliveryGrace overrides shutdown.grace of the configuration, where not 0.
 	DeliveryGrace time.Duration
+	// Hurry, once closed, ends the flush of a stop at once: the operator asked
+	// twice. May be nil.
+	Hurry <-chan struct{}
+	// SyncInterval overrides how often the spool is tended when
+	// nothing is committed; 1 s where 0.
+	SyncInterval time.Duration
+	// SendTimeout and Backoff override how long a sink's request may take and how
+	// failed ones are spaced; zero is uploader's default.
+	SendTimeout time.Duration
+	Backoff     backoff.Policy
+	// Dial, where set, connects the sinks to their endpoints.
+	Dial uploader.Dial
+	// Probe makes the process that looks at the spool's files before they are
+	// mapped; where nil, the gateway does that itself.
+	Probe func(ctx context.Context, args ...string) *exec.Cmd
 	// WrapEmit, where set, stands between each source and its pipeline. Tests
 	// break the data flow with it to see that the accounting notices.
 	WrapEmit func(source string, emit protocols.Emit) protocols.Emit
@@ -60,10 +80,16 @@ type Gateway struct {
 	health  *health.Registry
 	spool   *spool.Spool
 	batch   *batch.Batcher
+	times   *clock.Timeline // by which sources stamp samples
 	sinks   []*sink
 	links   map[string]protocols.Connection
 	sources []*source
 	started time.Time
+
+	began    time.Time // by the monotonic clock
+	store    timedStore
+	metrics  *metrics.Set
+	foretold atomic.Pointer[forecast.Forecast]
 
 	telling  sync.Mutex // held while a status line is sent
 	stopping bool
@@ -72,10 +98,13 @@ type Gateway struct {
 // New opens the spool and builds every part, without starting any. A device or
 // an endpoint that is away is no error; a spool that is unusable is.
 func New(ctx context.Context, o Options) (*Gateway, error) {
-	if o.DeliveryGrace == 0 {
-		o.DeliveryGrace = deliveryGrace
+	if o.SyncInterval == 0 {
+		o.SyncInterval = syncInterval
 	}
-	g := &Gateway{o: o, cfg: o.Config, log: o.Log, health: health.New(o.Log, o.Clock), links: map[string]protocols.Connection{}}
+	g := &Gateway{
+		o: o, cfg: o.Config, log: o.Log, health: health.New(o.Log, o.Clock), links: map[string]protocols.Connection{},
+		started: o.Clock.Now(), began: time.Now(),
+	}
 	if err := g.open(ctx); err != nil {
 		return nil, errors.Join(err, g.closeAll())
 	}
@@ -110,29 +139,44 @@ func (g *Gateway) openSpool(ctx context.Context) error {
 	}
 	sp, state, err := spool.Open(ctx, spool.Options{
 		Dir: g.cfg.Spool.Dir, MaxBytes: int64(g.cfg.Spool.MaxSize), SegmentBytes: int64(g.cfg.Spool.SegmentSize),
-		Sinks: sinks, Log: g.log.With("part", "spool"), Clock: g.o.Clock,
+		Sinks: sinks, Log: g.log.With("part", "spool"), Clock: g.o.Clock, Probe: g.o.Probe,
 	})
 	if err != nil {
-		return fmt.Errorf("spool: %w", err)
+		return err
 	}
-	g.spool = sp
+	g.spool, g.store = sp, newTimedStore(sp)
+	g.times = clock.NewTimeline(clock.SourceOf(g.o.Clock))
 	// A commit must be small beside a segment.
 	segment := int(min(g.cfg.Spool.SegmentSize, g.cfg.Spool.MaxSize/4))
 	g.batch, err = batch.New(batch.Options{
 		MaxOpenBytes: min(24<<20, segment), MaxCommitBytes: segment / 8,
 		Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, CommitInterval: g.cfg.Spool.CommitInterval,
 		Log: g.log, Clock: g.o.Clock, Health: g.health.Add(health.Spool, "disk", 90*time.Second),
-	}, sp, state)
+		Timeline: g.times, ClockMode: clockMode(g.cfg.Clock.Sync), ClockHold: g.cfg.Clock.Hold, ExpectSync: g.o.ExpectSync,
+		Version: g.o.Version, Backlog: func() ledger.Backlog { return backlogOf(sp.Stats()) },
+	}, g.store, state)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil
 }
 
+// clockMode is the configuration's word for it. Only a checked configuration
+// comes here, and one that was made in code says nothing.
+func clockMode(word string) batch.ClockMode {
+	switch word {
+	case "auto":
+		return batch.ClockAuto
+	case "require":
+		return batch.ClockRequire
+	}
+	return batch.ClockIgnore
+}
+
 // Run starts the gateway and returns after it has stopped: nil where ctx ended
 // it, an error where the spool became unusable.
 func (g *Gateway) Run(ctx context.Context) error {
-	g.started = g.o.Clock.Now()
+	g.metrics = metrics.New(g.measure)
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 
@@ -150,7 +194,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	})
 	_, stopSync, goSync := stage(&syncing)
-	goSync(func(c context.Context) { g.syncLoop(c, fail) })
+	goSync(func(c context.Context) { g.tendLoop(c, fail) })
 	_, stopDelivery, goDeliver := stage(&delivering)
 	for _, s := range g.sinks {
 		goDeliver(s.run)
@@ -160,6 +204,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err != nil {
 		g.log.Error("the local socket cannot be served, so `millrace status` will not work: "+err.Error(), "socket", g.cfg.Control.Socket)
 	}
+	scraped := g.serveMetrics()
 	_, stopReading, goRead := stage(&reading)
 	for _, s := range g.sources {
 		goRead(s.run)
@@ -168,6 +213,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.log.Info("the gateway runs", "version", g.o.Version, "site", g.cfg.Gateway.Site, "gateway", g.cfg.Gateway.ID,
 		"sources", len(g.sources), "sinks", len(g.sinks), "spool", g.cfg.Spool.Dir)
 	goWatch(func(c context.Context) { g.watch(c) })
+	goWatch(g.forecastLoop)
 
 	<-run.Done()
 	g.telling.Lock() // no status line follows what is said of the stop
@@ -176,18 +222,19 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.o.Notify.Stopping("stopping: sources")
 	g.log.Info("stopping", "why", context.Cause(run).Error())
 	stopReading()
-	if !waitFor(&reading, sourceGrace) {
+	if !waitFor(&reading, sourceGrace, g.o.Hurry) && !g.o.hurried() {
 		g.log.Warn("sources did not stop in time; their connections are closed", "waited", sourceGrace)
 	}
 	closing := g.closeLinks()
 	stopCommit()
 	committing.Wait()
 	g.o.Notify.Stopping("stopping: delivering what is queued")
-	stopDelivery()
-	delivering.Wait()
-	g.drain(ctx)
+	g.flush(&delivering, stopDelivery, ctx.Err() == nil)
 	stopSync()
 	syncing.Wait()
+	if scraped != nil {
+		closing = errors.Join(closing, scraped.Close())
+	}
 	if server != nil {
 		closing = errors.Join(closing, server.Close())
 	}
@@ -200,20 +247,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return closing
 }
 
-// drain gives every sink the grace period to take what is queued.
-func (g *Gateway) drain(ctx context.Context) {
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.o.DeliveryGrace)
-	defer cancel()
-	var draining sync.WaitGroup
-	for _, s := range g.sinks {
-		draining.Go(func() { s.drain(limited) })
-	}
-	draining.Wait()
-}
-
-// syncLoop persists acknowledgements.
-func (g *Gateway) syncLoop(ctx context.Context, fail context.CancelCauseFunc) {
-	tick := time.NewTicker(syncInterval)
+// tendLoop lets delivered data leave the spool.
+func (g *Gateway) tendLoop(ctx context.Context, fail context.CancelCauseFunc) {
+	tick := time.NewTicker(g.o.SyncInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -221,7 +257,7 @@ func (g *Gateway) syncLoop(ctx context.Context, fail context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
-		if err := g.spool.Sync(); err != nil {
+		if err := g.spool.Tend(); err != nil {
 			var full *spool.FullError
 			if !errors.As(err, &full) {
 				fail(fmt.Errorf("spool: %w", err))
@@ -289,8 +325,8 @@ func (g *Gateway) closeAll() error {
 	return errors.Join(errs...)
 }
 
-// waitFor reports whether wg was done within d.
-func waitFor(wg *sync.WaitGroup, d time.Duration) bool {
+// waitFor reports whether wg was done within d, and before hurry was closed.
+func waitFor(wg *sync.WaitGroup, d time.Duration, hurry <-chan struct{}) bool {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	t := time.NewTimer(d)
@@ -299,6 +335,7 @@ func waitFor(wg *sync.WaitGroup, d time.Duration) bool {
 	case <-done:
 		return true
 	case <-t.C:
-		return false
+	case <-hurry:
 	}
+	return false
 }

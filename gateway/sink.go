@@ -23,14 +23,19 @@ type sink struct {
 func (g *Gateway) openSink(cfg *config.Sink) (*sink, error) {
 	us, err := cfg.Config.Open(uploader.Settings{
 		Name: cfg.Name, Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID,
-		StateDir: g.o.StateDir, Log: g.log.With("sink", cfg.Name), Clock: g.o.Clock,
+		StateDir: g.o.StateDir, Log: g.log.With("sink", cfg.Name), Clock: g.o.Clock, SampleClock: g.batch, Dial: g.o.Dial,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("sink %s: %w", cfg.Name, err)
 	}
 	h := g.health.Add(health.Sink, cfg.Name, uploader.DefaultTimeout+stuckAfter)
 	q := &queue{spool: g.spool, sink: cfg.Name}
-	loop := uploader.New(us, q, h, uploader.Options{Log: g.log.With("sink", cfg.Name)})
+	_, beyond := g.o.shutdownTimes()
+	loop := uploader.New(us, q, h, uploader.Options{
+		Grace: beyond,
+		Log:   g.log.With("sink", cfg.Name), Timeout: g.o.SendTimeout, Backoff: g.o.Backoff,
+		BacklogShare: cfg.BacklogShare, BytesPerSecond: int(cfg.MaxBandwidth),
+	})
 	return &sink{name: cfg.Name, sink: us, loop: loop, health: h, g: g}, nil
 }
 
@@ -38,13 +43,6 @@ func (s *sink) run(ctx context.Context) {
 	defer s.health.Stopped()
 	if err := s.loop.Run(ctx); err != nil {
 		s.g.log.Error("the delivery loop ended; its data stays in the spool", "sink", s.name, "error", err)
-	}
-}
-
-// drain delivers what is queued until ctx is done.
-func (s *sink) drain(ctx context.Context) {
-	if err := s.loop.Drain(ctx); err != nil {
-		s.g.log.Info("what is not delivered yet stays in the spool", "sink", s.name, "pending_blocks", s.g.spool.Stats().Sinks[s.name].PendingBlocks, "why", err)
 	}
 }
 
@@ -92,6 +90,9 @@ func (q *queue) Bury(number uint64, reason string) error {
 	}
 	return nil
 }
+
+// Next implements uploader.Queue.
+func (q *queue) Next() uint64 { return q.spool.Next() }
 
 // Ready implements uploader.Queue.
 func (q *queue) Ready() <-chan struct{} { return q.spool.Ready() }

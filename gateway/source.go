@@ -12,6 +12,7 @@ import (
 	"millrace/gateway/health"
 	"millrace/internal/backoff"
 	"millrace/protocols"
+	"millrace/spool"
 )
 
 // stuckAfter is how long a loop may be silent beyond its own period.
@@ -23,7 +24,7 @@ type source struct {
 	cfg    *config.Source
 	link   protocols.Connection
 	emit   protocols.Emit
-	health *health.Component
+	health *sourceHealth
 }
 
 func (g *Gateway) openSource(cfg *config.Source) (*source, error) {
@@ -32,16 +33,16 @@ func (g *Gateway) openSource(cfg *config.Source) (*source, error) {
 	if link == nil {
 		var err error
 		link, err = cfg.Connection.Open(protocols.Settings{
-			Site: g.cfg.Gateway.Site, Log: g.log.With("source", cfg.Name), Clock: g.o.Clock,
+			Site: g.cfg.Gateway.Site, Log: g.log.With("source", cfg.Name), Clock: g.times,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("source %s: %w", cfg.Name, err)
 		}
 		g.links[key] = link
 	}
-	h := g.health.Add(health.Source, cfg.Name, 2*cfg.ScanRate+stuckAfter)
+	h := &sourceHealth{Component: g.health.Add(health.Source, cfg.Name, 2*cfg.ScanRate+stuckAfter)}
 	info := sourceInfo(cfg)
-	info.Beat = h.Beat
+	info.Beat, info.Full = h.Beat, h.Full
 	port, err := g.batch.Open(info)
 	if err != nil {
 		return nil, err
@@ -56,15 +57,27 @@ func (g *Gateway) openSource(cfg *config.Source) (*source, error) {
 func sourceInfo(cfg *config.Source) batch.SourceInfo {
 	info := batch.SourceInfo{
 		Name: cfg.Name, MaxTags: cfg.MaxTags,
-		Class: batch.Class{ScanRate: cfg.ScanRate, MaxAge: cfg.Batch.MaxAge, MaxBytes: int(cfg.Batch.MaxBytes)},
+		Class: batch.Class{
+			ScanRate: cfg.ScanRate, MaxAge: cfg.Batch.MaxAge, MaxBytes: int(cfg.Batch.MaxBytes), Policy: policyOf(cfg.WhenFull),
+		},
 	}
 	for i := range cfg.Tags {
 		t := &cfg.Tags[i]
 		info.Tags = append(info.Tags, batch.TagInfo{
-			Name: t.Name, Type: t.Type, Unit: t.Unit, Description: t.Description, Urgent: t.Urgent, Rule: t.Rule,
+			Name: t.Name, Type: t.Type, Unit: t.Unit, Description: t.Description, Urgent: t.Urgent, Counter: t.Counter, Rule: t.Rule,
 		})
 	}
 	return info
+}
+
+func policyOf(whenFull string) spool.Policy {
+	switch whenFull {
+	case config.Refuse:
+		return spool.Refuse
+	case config.ThinOldest:
+		return spool.ThinOldest
+	}
+	return spool.DropOldest
 }
 
 // run keeps the source going until ctx is done. A source that fails is started

@@ -3,12 +3,14 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"strconv"
 	"time"
 
 	"millrace/gateway/batch"
 	"millrace/gateway/control"
+	"millrace/gateway/forecast"
 	"millrace/gateway/health"
 	"millrace/internal/bytesize"
 	"millrace/sample/block"
@@ -25,19 +27,22 @@ type Status struct {
 	Site       string                    `json:"site"`
 	Gateway    string                    `json:"gateway"`
 	Started    time.Time                 `json:"started"`
-	Line       string                    `json:"line"` // the status line of the service manager
+	Uptime     time.Duration             `json:"uptime_ns"` // by the monotonic clock
+	Line       string                    `json:"line"`      // the status line of the service manager
 	Components []health.Status           `json:"components"`
 	Sources    map[string]batch.Counters `json:"sources"`
 	Sinks      map[string]uploader.Stats `json:"sinks"`
 	Spool      spool.Stats               `json:"spool"`
+	Forecast   forecast.Forecast         `json:"forecast"`
+	Clock      batch.ClockStatus         `json:"clock"`
 }
 
 // Status reports the gateway's state.
 func (g *Gateway) Status() Status {
 	s := Status{
-		Version: g.o.Version, Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, Started: g.started,
+		Version: g.o.Version, Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, Started: g.started, Uptime: time.Since(g.began),
 		Line: g.statusLine(), Components: g.health.Snapshot(), Sources: g.batch.Counters(),
-		Sinks: map[string]uploader.Stats{}, Spool: g.spool.Stats(),
+		Sinks: map[string]uploader.Stats{}, Spool: g.spool.Stats(), Clock: g.batch.Clock(),
 	}
 	for _, k := range g.sinks {
 		s.Sinks[k.name] = k.loop.Stats()
@@ -72,13 +77,17 @@ func (g *Gateway) statusLine() string {
 	if !newest.IsZero() {
 		last = g.o.Clock.Now().Sub(newest).Round(time.Second).String() + " ago"
 	}
-	return fmt.Sprintf("%d/%d sources up, %d/%d sinks up, backlog %d blocks (%s), last delivery %s",
-		up[health.Source], all[health.Source], up[health.Sink], all[health.Sink], blocks, bytesize.Size(bytes), last)
+	waits := ""
+	if c := g.batch.Clock(); c.Holding {
+		waits = fmt.Sprintf(", samples wait for the clock to be synchronised, %s at most", c.HoldLeft.Round(time.Second))
+	}
+	return fmt.Sprintf("%d/%d sources up, %d/%d sinks up, backlog %d blocks (%s), last delivery %s%s",
+		up[health.Source], all[health.Source], up[health.Sink], all[health.Sink], blocks, bytesize.Size(bytes), last, waits)
 }
 
-// handlers are the local socket's paths. All of them only read.
+// handlers are the local socket's paths.
 func (g *Gateway) handlers() map[string]control.Handler {
-	return map[string]control.Handler{
+	out := map[string]control.Handler{
 		"/v1/status":      func(context.Context, url.Values) (any, error) { return g.Status(), nil },
 		"/v1/spool/stats": func(context.Context, url.Values) (any, error) { return g.spool.Stats(), nil },
 		"/v1/spool/ls": func(_ context.Context, args url.Values) (any, error) {
@@ -100,6 +109,10 @@ func (g *Gateway) handlers() map[string]control.Handler {
 			return b.Data, nil
 		},
 	}
+	maps.Copy(out, auditHandlers(g.spool))
+	maps.Copy(out, g.spoolHandlers())
+	maps.Copy(out, g.metricsHandlers())
+	return out
 }
 
 // SpoolReader is a spool, running or read from its files.

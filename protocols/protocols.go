@@ -52,8 +52,10 @@ type Fault struct {
 
 // Settings come from code, not from YAML.
 type Settings struct {
-	Site  string
-	Log   *slog.Logger // carries the connection's name already
+	Site string
+	Log  *slog.Logger // carries the connection's name already
+	// Clock stamps samples. It is never stepped, and so may differ from the wall
+	// clock, which clock.WallOf tells; the gateway puts the samples' times right.
 	Clock clock.Clock
 }
 

@@ -26,6 +26,10 @@ const (
 	BadNoCommunication        Quality = 0x80310000
 	BadDataLost               Quality = 0x809D0000
 	severityMask              Quality = 0xC0000000
+	infoTypeMask              Quality = 0x00000C00
+	infoTypeDataValue         Quality = 0x00000400
+	infoOverflow              Quality = 0x00000080
+	infoBits                  Quality = 0x0000FFFF
 )
 
 // IsGood reports whether the severity is Good.
@@ -36,6 +40,11 @@ func (q Quality) IsUncertain() bool { return q&severityMask == Uncertain }
 
 // IsBad reports whether the severity is Bad (or the reserved fourth one).
 func (q Quality) IsBad() bool { return q&Bad != 0 }
+
+// Overflow reports whether the code says that the server dropped values before
+// this one since its queue was full: InfoType DataValue with the bit Overflow.
+// OPC 10000-4, 7.39.1.
+func (q Quality) Overflow() bool { return q&infoTypeMask == infoTypeDataValue && q&infoOverflow != 0 }
 
 // String returns the code's OPC UA name where millrace knows it, else the
 // severity and the number: "Bad(0x80550000)".
@@ -69,4 +78,15 @@ var qualityNames = map[Quality]string{
 	BadDeviceFailure:          "BadDeviceFailure",
 	BadNoCommunication:        "BadNoCommunication",
 	BadDataLost:               "BadDataLost",
+}
+
+// Doubt returns the quality of a value that has come into doubt for the reason
+// why: a Good one takes that, while one that is Uncertain or Bad already keeps
+// its own reason, which says more. Of a Good one's info bits (OPC 10000-4,
+// 7.39.1) those stay.
+func (q Quality) Doubt(why Quality) Quality {
+	if !q.IsGood() {
+		return q
+	}
+	return why | q&infoBits
 }

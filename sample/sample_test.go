@@ -218,3 +218,14 @@ func FuzzParseJSONLine(f *testing.F) {
 		}
 	})
 }
+
+func TestDoubt(t *testing.T) {
+	for q, want := range map[Quality]Quality{
+		Good: Uncertain, 0x00000480: 0x40000480, 0x00960000: Uncertain, // GoodLocalOverride
+		UncertainEngineeringUnits: UncertainEngineeringUnits, BadTimeout: BadTimeout, Bad: Bad,
+	} {
+		if got := q.Doubt(Uncertain); got != want {
+			t.Errorf("%s comes into doubt as %s, want %s", q, got, want)
+		}
+	}
+}

@@ -10,6 +10,10 @@ import (
 // idleAfter is how long a segment that is not read stays open.
 const idleAfter = 10 * time.Second
 
+// ackPatience is for how many calls of Tend acknowledgements wait for a commit
+// that takes them along.
+const ackPatience = 10
+
 // sink is what one sink has, guarded by Spool.mu.
 type sink struct {
 	acked      intervals
@@ -17,9 +21,11 @@ type sink struct {
 	version    uint64 // rises with acked
 	stored     uint64 // version that the tail has
 
+	progress       uint64 // numbers that the sink itself has acknowledged since the start
 	pendingBlocks  int
 	pendingSamples int64
 	pendingBytes   int64
+	pendingDisk    int64 // what they take on the disk, estimated
 }
 
 // pend adds a block to what is pending, or with -1 takes it away.
@@ -27,6 +33,7 @@ func (k *sink) pend(e entry, sign int64) {
 	k.pendingBlocks += int(sign)
 	k.pendingSamples += sign * int64(e.count)
 	k.pendingBytes += sign * int64(e.bytes)
+	k.pendingDisk += sign * diskCost(int64(e.bytes))
 }
 
 func (k *sink) mark(from, to uint64) {
@@ -39,7 +46,7 @@ func (s *Spool) count() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, k := range s.sinks {
-		k.pendingBlocks, k.pendingSamples, k.pendingBytes = 0, 0, 0
+		k.pendingBlocks, k.pendingSamples, k.pendingBytes, k.pendingDisk = 0, 0, 0, 0
 		for _, g := range s.segs {
 			for n := k.acked.free(g.first); n < g.next; n = k.acked.free(n + 1) {
 				if e, ok := g.entry(n); ok {
@@ -99,6 +106,12 @@ func (s *Spool) dirty() bool {
 	return false
 }
 
+// ackable reports whether there is anything about acknowledgements to store.
+func (s *Spool) ackable() bool {
+	return s.dirty() || s.newFloor() > s.counters.floor ||
+		slices.ContainsFunc(s.segs[:len(s.segs)-1], func(g *segment) bool { return !g.left && s.drained(g) })
+}
+
 // newFloor is the number up to which every block has left: what is below the
 // oldest segment that some sink needs still.
 func (s *Spool) newFloor() uint64 {
@@ -145,12 +158,14 @@ func (s *Spool) Ack(sinkName string, numbers ...uint64) {
 		if n == 0 || n >= s.counters.next || k.acked.has(n) {
 			continue
 		}
+		s.keepsUp = true
 		if g := s.segmentOf(n); g != nil {
 			if e, ok := g.entry(n); ok {
 				k.pend(e, -1)
 			}
 		}
 		k.mark(n, n)
+		k.progress++
 	}
 }
 
@@ -168,26 +183,44 @@ func (s *Spool) leave(from, to uint64) {
 	}
 }
 
-// Sync makes acknowledgements durable where there are new ones, unlinks
-// segments that every sink has whole, and gives up memory and files that are
-// not used. It is to be called every second or so.
-func (s *Spool) Sync() error {
+// Sync makes acknowledgements durable where there are new ones, in a
+// transaction of their own, and does what Tend does.
+func (s *Spool) Sync() error { return s.tend(true) }
+
+// Tend unlinks segments that every sink has whole, and gives up memory and
+// files that are not used. It is to be called every second or so.
+// Acknowledgements are left to the next Commit, which takes them along for
+// nothing; those that have waited for ten calls are stored by themselves.
+func (s *Spool) Tend() error { return s.tend(false) }
+
+func (s *Spool) tend(now bool) error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	if err := s.usable(); err != nil {
 		return err
 	}
-	if err := s.sync(); err != nil {
+	s.mu.Lock()
+	waiting := s.ackable()
+	s.mu.Unlock()
+	if s.waited++; !waiting {
+		s.waited = 0
+	}
+	if now || s.waited >= ackPatience {
+		if err := s.sync(); err != nil {
+			return err
+		}
+	} else if _, err := s.dropDrained(); err != nil {
 		return err
 	}
 	s.restoreReserve()
-	s.closeIdle(s.now().Add(-idleAfter).UnixNano())
+	s.closeIdle(s.now())
 	return nil
 }
 
 func (s *Spool) sync() error {
+	s.waited = 0
 	s.mu.Lock()
-	dirty := s.dirty() || s.newFloor() > s.counters.floor
+	dirty := s.ackable()
 	s.mu.Unlock()
 	if dirty {
 		if err := s.store("sync", 0, func() *change { return s.newChange() }); err != nil {
@@ -198,15 +231,15 @@ func (s *Spool) sync() error {
 	return err
 }
 
-// closeIdle closes segments that were not read since the given time, ns, and
-// gives up what is mapped of the others.
-func (s *Spool) closeIdle(since int64) {
+// closeIdle closes segments that were not read for a while, and gives up what is
+// mapped of the others.
+func (s *Spool) closeIdle(now time.Time) {
 	s.mu.Lock()
 	segs := slices.Clone(s.segs)
 	s.mu.Unlock()
 	tail := segs[len(segs)-1]
 	for _, g := range segs {
-		if g == tail || g.used.Load() >= since {
+		if g == tail || g.idle(now) <= idleAfter {
 			g.release()
 			continue
 		}

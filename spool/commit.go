@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/internal/failpoint"
 )
 
 const (
@@ -30,8 +31,13 @@ type usage struct {
 type totals struct {
 	commits      uint64
 	bytesWritten uint64
+	stored       uint64 // what blocks take on the disk, estimated
 	evicted      uint64
+	replaced     uint64 // blocks that thinned ones replaced
+	rewritten    uint64
 	corrupt      uint64
+	salvaged     uint64
+	mended       uint64
 }
 
 // Commit makes c durable, all or nothing, in one transaction, and numbers its
@@ -57,8 +63,8 @@ func (s *Spool) Commit(c *Commit) error {
 	}
 	blocks := slices.Clone(c.Blocks)
 	var done *change
-	if len(c.Parts)+len(blocks)+len(c.Meta)+len(c.Settle) > 0 {
-		err := s.store("commit", need, func() *change {
+	if len(c.Parts)+len(blocks)+len(c.Meta)+len(c.Settle)+len(c.Policies) > 0 {
+		err := s.storeIn(s.classOf(c), "commit", need, func() *change {
 			done = s.planCommit(c, blocks)
 			return done
 		})
@@ -111,9 +117,9 @@ func pages(n int64) int64 { return (n + 64 + pageSize - 1) / pageSize * pageSize
 // planCommit is the change that c makes; blocks get their numbers.
 func (s *Spool) planCommit(c *Commit, blocks []Block) *change {
 	ch := s.newChange()
-	ch.meta, ch.settle = c.Meta, c.Settle
+	ch.meta, ch.settle, ch.policies = c.Meta, c.Settle, s.withPolicies(c.Policies)
 	if len(c.Parts) > 0 {
-		ch.parts, ch.record = s.buf, ch.counters.commit
+		ch.parts, ch.record = s.buf, ch.number
 	}
 	for i := range blocks {
 		b := &blocks[i]
@@ -123,10 +129,10 @@ func (s *Spool) planCommit(c *Commit, blocks []Block) *change {
 		if !ok {
 			st = s.streams[b.Stream]
 		}
-		ch.streams[b.Stream] = streamState{seq: max(st.seq, b.Seq), sealed: ch.counters.commit}
+		ch.streams[b.Stream] = streamState{seq: max(st.seq, b.Seq), sealed: ch.number}
 	}
 	ch.blocks = blocks
-	ch.counters.commit++
+	s.offerNew(ch)
 	// Records whose streams are all sealed by this commit go with it.
 	if len(blocks) > 0 {
 		for i := range s.records {
@@ -187,48 +193,77 @@ func (s *Spool) newChange(gone ...span) *change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &change{counters: s.counters, streams: map[uint32]streamState{}, acks: s.dirtyAcks(gone), gone: gone}
+	// Each change has a number of its own, by which a tail tells whether it has
+	// it.
+	c.number = c.counters.commit
+	c.counters.commit++
 	c.counters.floor = s.newFloor()
+	for _, g := range s.segs[:len(s.segs)-1] {
+		if s.drained(g) {
+			c.drained = append(c.drained, g)
+		}
+	}
 	c.garbage = slices.Clone(s.garbage[:min(len(s.garbage), maxGarbage)])
 	c.oldGarbage = len(c.garbage)
 	return c
 }
 
-// addLoss declares a loss with the change.
-func (c *change) addLoss(l Loss, cause Cause, at time.Time) {
-	l.ID, l.Cause, l.At = c.counters.loss, cause, at.UTC()
-	c.counters.loss++
-	c.losses = append(c.losses, storedLoss{Loss: l})
+// store is storeIn for what is small and must not wait for room: without it
+// nothing would ever leave.
+func (s *Spool) store(op string, need int64, plan func() *change) error {
+	return s.storeIn(withReserve, op, need, plan)
 }
 
-// store runs plan's change, and makes room and tries again where that helps.
+// maxFreed bounds what is given up for one transaction on a full disk.
+const maxFreed = 16
+
+// storeIn runs plan's change, and makes room and tries again where that helps.
 // Making room changes the state, so plan is called anew for each attempt.
-func (s *Spool) store(op string, need int64, plan func() *change) error {
-	if err := s.makeRoom(need); err != nil {
+func (s *Spool) storeIn(room class, op string, need int64, plan func() *change) error {
+	err := s.makeRoom(need, room)
+	var full *FullError
+	if err != nil && (need > 0 || !errors.As(err, &full)) {
 		return err
 	}
-	err := s.transact(op, plan())
-	switch {
-	case err == nil:
-		return nil
-	case tooLargeForFile(err):
+	err = s.transact(op, plan())
+	if tooLargeForFile(err) {
 		if err := s.rotateTail(); err != nil {
 			return s.failed(op, need, err)
 		}
-	case outOfSpace(err):
-		freed, ferr := s.freeForSpace()
+		err = s.transact(op, plan())
+	}
+	for freed := 0; outOfSpace(err) && freed < maxFreed; freed++ {
+		some, ferr := s.freeForSpace(err)
 		if ferr != nil {
 			return ferr
 		}
-		if !freed {
-			return s.failed(op, need, err)
+		if !some {
+			break
 		}
-	default:
-		return s.failed(op, need, err)
+		err = s.transact(op, plan())
 	}
-	if err := s.transact(op, plan()); err != nil {
+	if err != nil {
 		return s.failed(op, need, err)
 	}
 	return nil
+}
+
+// classOf says how much of the bound a commit may fill: what is of Reserved
+// streams alone may use their room.
+func (s *Spool) classOf(c *Commit) class {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range c.Parts {
+		if !s.policy(c.Parts[i].Stream).reserved() {
+			return ordinary
+		}
+	}
+	for i := range c.Blocks {
+		if !s.policy(c.Blocks[i].Stream).reserved() {
+			return ordinary
+		}
+	}
+	return withReserve
 }
 
 // failed types an error: no space leaves the spool as it was, anything else
@@ -285,24 +320,44 @@ func (s *Spool) usable() error {
 // changed.
 func (s *Spool) transact(op string, c *change) error {
 	g := s.tail()
-	before := g.db.Stats().TxStats
-	err := guard(g.path, func() error {
-		if err := s.hooks.at(op); err != nil {
-			return err
-		}
-		return g.db.Update(c.write)
-	})
+	st := g.db.Stats()
+	before := st.TxStats.GetPageAlloc()
+	err := s.update(op, g, c)
+	if diskFailed(err) {
+		err = s.mend(op, c, err)
+		before = 0 // it is counted anew
+	}
 	if err != nil {
 		return err
 	}
-	after := g.db.Stats().TxStats
+	st = g.db.Stats()
 	s.mu.Lock()
 	s.stats.commits++
-	s.stats.bytesWritten += uint64(after.GetPageAlloc()-before.GetPageAlloc()) + pageSize // its meta page
+	s.stats.bytesWritten += uint64(st.TxStats.GetPageAlloc()-before) + pageSize // its meta page
 	s.mu.Unlock()
 	s.apply(c)
 	s.measure()
 	return s.hooks.at(op + " done")
+}
+
+// update makes a change to the tail.
+func (s *Spool) update(op string, g *segment, c *change) error {
+	return guard(g.path, func() error {
+		if err := s.hooks.at(op); err != nil {
+			return err
+		}
+		err := g.db.Update(func(tx *bolt.Tx) error {
+			if err := c.write(tx); err != nil || !failpoint.Built {
+				return err
+			}
+			failpoint.At("spool: " + op + " written")
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return s.hooks.failed(op)
+	})
 }
 
 // apply makes memory follow a change that is durable.
@@ -314,11 +369,15 @@ func (s *Spool) apply(c *change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counters = c.counters
+	if len(c.retried) > 0 {
+		s.retried = c.retried
+	}
 	g := s.segs[len(s.segs)-1]
 	for i := range c.blocks {
 		b := &c.blocks[i]
-		e := entryOf(&Info{Count: b.Count, Bytes: len(b.Data), First: b.First})
-		g.entries = append(g.entries, e)
+		e := entryOf(&Info{Stream: b.Stream, Count: b.Count, Bytes: len(b.Data), First: b.First})
+		g.entries.add(e)
+		s.stats.stored += uint64(diskCost(int64(e.bytes)))
 		g.next = b.Number + 1
 		for name, k := range s.sinks {
 			if c.only != "" && name != c.only {
@@ -331,13 +390,27 @@ func (s *Spool) apply(c *change) {
 	for _, id := range c.settle {
 		s.losses = slices.DeleteFunc(s.losses, func(l storedLoss) bool { return l.ID == id })
 	}
-	s.losses = append(s.losses, c.losses...)
+	for i := range c.losses {
+		s.follows(&c.losses[i])
+	}
+	if len(c.policies) > 0 {
+		s.setPolicies(c.policies)
+	}
+	if c.offered != nil {
+		s.offered = c.offered
+	}
 	clean := map[string]bool{}
 	for _, a := range c.acks {
 		if k := s.sinks[a.sink]; k != nil {
 			k.stored = max(k.stored, a.version)
 			clean[a.sink] = a.version == k.version
 		}
+	}
+	for _, g := range c.drained {
+		g.left = true
+	}
+	if len(c.acks) > 0 {
+		s.waited = 0
 	}
 	for _, g := range c.gone {
 		s.leave(g.from, g.to)
@@ -348,6 +421,7 @@ func (s *Spool) apply(c *change) {
 		}
 	}
 	if len(c.blocks) > 0 {
+		s.keepsUp = false // until the next acknowledgement
 		close(s.ready)
 		s.ready = make(chan struct{})
 	}
@@ -386,18 +460,6 @@ func (s *Spool) Ready() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready
-}
-
-// Losses returns those that no commit has settled, by rising ID.
-func (s *Spool) Losses() []Loss {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Loss, len(s.losses))
-	for i := range s.losses {
-		out[i] = s.losses[i].Loss
-		out[i].Sinks = slices.Clone(out[i].Sinks)
-	}
-	return out
 }
 
 // tail is the segment that is written to. Callers hold commitMu.

@@ -46,7 +46,7 @@ func TestCrashInRotation(t *testing.T) {
 	// Stream 2 is not sealed: its part moves with the state.
 	w.commit(&Commit{Blocks: []Block{w.block(1, 2000)}, Rotate: true})
 	w.s.hooks.step = nil
-	want := []string{"commit", "commit done", "segment opened", "segment filled", "segment renamed", "segment durable", "rotate done"}
+	want := []string{"commit", "commit done", "index written", "segment opened", "segment filled", "segment renamed", "segment durable", "rotate done"}
 	equal(t, "steps", n.labels, want)
 	for i := range n.dirs {
 		c := n.openCopy(i)
@@ -134,6 +134,38 @@ func (w *world) drainSome(sink string, most int) {
 	for _, b := range w.read(sink, 0, most) {
 		w.ack(sink, b.Number)
 	}
+}
+
+// An acknowledgement that comes while the ones before it are stored does not
+// remove the file of a block that it alone covers.
+func TestCrashAfterLateAck(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	w.commit(&Commit{Blocks: []Block{w.block(1, 3000), w.block(1, 3000)}, Rotate: true})
+	w.s.Ack("cloud", 1)
+	n := &snapshots{w: w}
+	w.s.hooks.step = func(label string) error {
+		if label == "sync done" {
+			w.s.Ack("cloud", 2)
+		}
+		return nil
+	}
+	if err := w.s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	w.s.hooks.step = nil
+	if err := n.take("synced"); err != nil {
+		t.Fatal(err)
+	}
+	c := n.openCopy(0)
+	equal(t, "losses", len(c.s.Losses()), 0)
+	equal(t, "blocks", len(c.read("cloud", 0, 99)), 1)
+	c.close()
+	if err := w.s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "segments once it is durable", len(w.segments()), 1)
+	w.got["cloud"] = map[uint64]bool{1: true, 2: true}
 }
 
 // A crash at any step of dropping a dead letter declares its loss once.

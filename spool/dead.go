@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/internal/failpoint"
 )
 
 const (
@@ -42,7 +45,7 @@ type DeadLetter struct {
 	First  int64     `json:"first"` // ns since the Unix epoch
 	Last   int64     `json:"last"`
 	Bytes  int       `json:"bytes"`
-	CRC    uint32    `json:"crc"` // CRC-32C of the bytes
+	CRC    uint32    `json:"crc"` // of the bytes: CRC-32C of their second half, then of their first
 }
 
 // deadTotals is what memory keeps of the dead letters, guarded by Spool.mu.
@@ -54,9 +57,28 @@ type deadTotals struct {
 
 func (s *Spool) deadPath() string { return filepath.Join(s.o.Dir, deadName) }
 
-// deadUpdate runs fn in a durable transaction on the dead letters' file. The
-// file is opened for it and closed again: it is used rarely.
+// deadUpdate runs fn in a durable transaction on the dead letters' file. Where
+// the disk fails it, the file is read anew and fn runs once more: done twice,
+// it must change nothing more.
 func (s *Spool) deadUpdate(fn func(*bolt.Tx) error) error {
+	err := s.deadTransact(fn)
+	if diskFailed(err) && s.mayMend() {
+		if again := s.readAnew(s.deadPath(), roleDead, 0); again != nil {
+			return s.breakDown("dead letters", &mendError{err, again})
+		}
+		cause := err
+		if err = s.deadTransact(fn); err == nil {
+			s.mendedOnce(s.deadPath(), "dead letters", cause)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return s.countDead()
+}
+
+// deadTransact opens the file for one transaction: it is used rarely.
+func (s *Spool) deadTransact(fn func(*bolt.Tx) error) error {
 	if err := s.createDead(); err != nil {
 		return err
 	}
@@ -69,14 +91,17 @@ func (s *Spool) deadUpdate(fn func(*bolt.Tx) error) error {
 		if err := s.hooks.at("dead"); err != nil {
 			return err
 		}
-		return db.Update(fn)
+		if err := db.Update(fn); err != nil {
+			return err
+		}
+		return s.hooks.failed("dead")
 	})
+	failpoint.At("spool: dead done")
 	var corrupt *corruptError
 	if errors.As(err, &corrupt) {
 		return err // its locks may be held
 	}
-	err = errors.Join(err, db.Close())
-	return errors.Join(err, s.countDead())
+	return errors.Join(err, db.Close())
 }
 
 // createDead makes the file where there is none. Its ids start above those of
@@ -99,13 +124,11 @@ func (s *Spool) createDead() error {
 	s.mu.Unlock()
 	db, err := openFile(temp, &bolt.Options{NoStatistics: true})
 	if err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(temp))
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketLetters, bucketBytes, bucketIndex} {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
+		if err := createDeadBuckets(tx); err != nil {
+			return err
 		}
 		return tx.Bucket(bucketLetters).SetSequence(above)
 	})
@@ -168,46 +191,76 @@ func readLetter(k, stored []byte) (l DeadLetter, ok bool) {
 	return l, ok && json.Unmarshal(v, &l) == nil
 }
 
-// openDead counts the dead letters. What a file that does not read held is
-// declared, and then the file is put aside: in the other order a crash between
-// the two would keep the loss secret.
-func (s *Spool) openDead(op *opening) error {
-	err := s.countDead()
-	if err == nil && !s.readOnly && exists(s.deadPath()) {
-		// Opened to write, bbolt reads more of it.
-		var h *handle
-		if h, err = openFile(s.deadPath(), &bolt.Options{NoStatistics: true}); err == nil {
-			err = h.Close()
-		}
-	}
-	var corrupt *corruptError
-	if err == nil && !s.readOnly {
-		return s.checkDead(op)
-	}
-	if !errors.As(err, &corrupt) || s.readOnly {
-		return err
-	}
-	op.deadBroken = corrupt
-	declared := slices.ContainsFunc(s.losses, func(l storedLoss) bool { return l.Dead == allDead })
-	op.change = op.change || !declared
-	op.loseDead = !declared
-	return nil
-}
-
-// checkDead declares a last transaction that may be gone. The next one on the
-// file writes the meta page again.
-func (s *Spool) checkDead(op *opening) error {
+// openDead looks at the dead letters and counts them. What a bad file does not
+// give back is declared, and then the file is replaced or put aside: in the
+// other order a crash between the two would keep the loss secret.
+func (s *Spool) openDead(ctx context.Context, op *opening) error {
 	if !exists(s.deadPath()) {
 		return nil
 	}
-	ok, err := wholeMetas(s.deadPath(), os.Getpagesize())
-	if err != nil || ok {
-		return err
+	j := probeJob{Path: s.deadPath(), Role: roleDead}
+	r, err := s.runProbe(ctx, &j)
+	if err != nil {
+		return fmt.Errorf("spool %s: %w", s.o.Dir, err)
 	}
-	s.log.Error("a meta page of the dead letters does not read; the last change of them may be gone, and is declared lost", "file", s.deadPath())
-	op.lose(Loss{Stream: NoStream, Unknown: true})
-	op.deadStale = true
+	if r.Verdict == verdictGood {
+		return s.countDead()
+	}
+	if s.readOnly {
+		return &corruptError{path: s.deadPath(), why: r.Why + "; the gateway salvages it when it starts"}
+	}
+	declared := func(id uint64) bool {
+		return slices.ContainsFunc(s.losses, func(l storedLoss) bool { return l.Dead == id })
+	}
+	x, err := s.salvage(ctx, &j, r.Why)
+	var corrupt *corruptError
+	switch {
+	case err == nil:
+		op.deadRescued = &x
+		for _, l := range x.report.LostDead {
+			if !declared(l.ID) {
+				op.deadLost = append(op.deadLost, l)
+			}
+		}
+		op.loseDead = x.report.Unknown && !declared(allDead)
+	case errors.As(err, &corrupt):
+		op.deadBroken = corrupt
+		op.loseDead = !declared(allDead)
+	default:
+		return fmt.Errorf("spool %s: %w", s.o.Dir, err)
+	}
+	op.change = op.change || op.loseDead || len(op.deadLost) > 0
 	return nil
+}
+
+// finishDead replaces or puts aside a bad file, whose losses are declared.
+func (s *Spool) finishDead(op *opening) error {
+	g := &segment{path: s.deadPath()}
+	switch {
+	case op.deadRescued != nil:
+		if err := s.install(g, op.deadRescued); err != nil {
+			return err
+		}
+	case op.deadBroken != nil:
+		if err := s.putAside(g, op.deadBroken.why); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	return s.countDead()
+}
+
+// addDeadLoss declares a dead letter lost to its sink.
+func (s *Spool) addDeadLoss(c *change, l *DeadLetter, cause Cause) {
+	s.mu.Lock()
+	sinks, earlier := s.named([]string{l.Sink}), s.isEarlier(l.Number)
+	s.mu.Unlock()
+	c.addLoss(Loss{
+		Stream: l.Stream, Sinks: sinks, FromSeq: l.Seq, ToSeq: l.Seq, First: l.First, Last: l.Last, Count: uint64(l.Count),
+		Earlier: earlier,
+	}, cause, s.now())
+	c.losses[len(c.losses)-1].Dead = l.ID
 }
 
 func exists(path string) bool {
@@ -220,6 +273,9 @@ func exists(path string) bool {
 // sink. Burying it again changes nothing. Dead letters take an eighth of the
 // bound at most; the oldest are declared lost beyond that.
 func (s *Spool) Bury(sinkName string, number uint64, reason string) error {
+	if err := s.ensureNumber(number); err != nil {
+		return err
+	}
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	if err := s.usable(); err != nil {
@@ -236,7 +292,7 @@ func (s *Spool) Bury(sinkName string, number uint64, reason string) error {
 	if has {
 		return nil
 	}
-	b, err := s.Peek(number)
+	b, err := s.peek(number)
 	if err != nil {
 		return err
 	}
@@ -244,12 +300,12 @@ func (s *Spool) Bury(sinkName string, number uint64, reason string) error {
 	if err := s.deadRoom(need); err != nil {
 		return err
 	}
-	if err := s.makeRoom(need + fixedPages*pageSize); err != nil {
+	if err := s.makeRoom(need+fixedPages*pageSize, ordinary); err != nil {
 		return err
 	}
 	l := DeadLetter{
 		Sink: sinkName, Reason: reason, At: s.now().UTC(), Number: number, Stream: b.Stream, Seq: b.Seq,
-		Count: b.Count, First: b.First, Last: b.Last, Bytes: len(b.Data), CRC: checksum(b.Data),
+		Count: b.Count, First: b.First, Last: b.Last, Bytes: len(b.Data), CRC: dataChecksum(b.Data),
 	}
 	if err := s.deadUpdate(func(tx *bolt.Tx) error { return writeLetter(tx, &l, b.Data) }); err != nil {
 		return s.failed("dead letter", need, err)
@@ -314,15 +370,9 @@ func (s *Spool) deadRoom(need int64) error {
 
 // dropLetter declares a letter lost, then removes it.
 func (s *Spool) dropLetter(l *DeadLetter, cause Cause) error {
-	s.mu.Lock()
-	sinks := s.named([]string{l.Sink})
-	s.mu.Unlock()
 	err := s.store("drop dead letter", 0, func() *change {
 		c := s.newChange()
-		c.addLoss(Loss{
-			Stream: l.Stream, Sinks: sinks, FromSeq: l.Seq, ToSeq: l.Seq, First: l.First, Last: l.Last, Count: uint64(l.Count),
-		}, cause, s.now())
-		c.losses[0].Dead = l.ID
+		s.addDeadLoss(c, l, cause)
 		return c
 	})
 	if err != nil {
@@ -393,7 +443,7 @@ func (s *Spool) letter(id uint64) (l DeadLetter, b Block, err error) {
 		if bytes := tx.Bucket(bucketBytes).Bucket(key64(id)); bytes != nil {
 			data = bytes.Get(keyData)
 		}
-		if len(data) != l.Bytes || checksum(data) != l.CRC {
+		if len(data) != l.Bytes || dataChecksum(data) != l.CRC {
 			return &corruptError{path: s.deadPath(), why: fmt.Sprintf("dead letter %d does not match its checksum", id)}
 		}
 		b = Block{Number: l.Number, Stream: l.Stream, Seq: l.Seq, Count: l.Count, First: l.First, Last: l.Last, Data: slices.Clone(data)}
@@ -440,14 +490,20 @@ func (s *Spool) RetryDead(id uint64) error {
 	if !known {
 		return fmt.Errorf("dead letter %d is for sink %q, which the spool does not know any more: drop it, or configure the sink again", id, l.Sink)
 	}
-	err = s.store("retry dead letter", pages(int64(len(b.Data))), func() *change {
+	err = s.storeIn(ordinary, "retry dead letter", pages(int64(len(b.Data))), func() *change {
 		c := s.newChange()
 		b.Number = c.counters.next
 		c.counters.next++
 		c.blocks, c.only = []Block{b}, l.Sink
 		s.mu.Lock()
+		if s.isEarlier(l.Number) {
+			c.retried = slices.Clone(s.retried).add(b.Number, b.Number)
+		}
 		c.acks = s.acksBut(l.Sink, b.Number)
 		s.mu.Unlock()
+		if s.thins { // it was handed out before
+			s.offerWith(c, span{b.Number, b.Number})
+		}
 		return c
 	})
 	if err != nil {

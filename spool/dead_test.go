@@ -145,10 +145,45 @@ func TestDeadLettersAreLost(t *testing.T) {
 	}
 	equal(t, "dead letters", w.s.Stats().DeadLetters, 1)
 
-	equal(t, "steps", n.labels, []string{"open", "open done"})
+	equal(t, "steps", n.labels, []string{"open", "open done", "salvage written", "salvage kept", "salvage renamed"})
 	for i := range n.dirs {
 		c := n.openCopy(i)
 		equal(t, n.labels[i]+": losses", len(c.s.Losses()), 1)
 		c.close()
+	}
+}
+
+// A dead letter of an earlier epoch that is put back, and lost then, is lost to
+// that epoch: its sequence means another block in this one.
+func TestRetryOfAnEarlierEpoch(t *testing.T) {
+	w := newWorld(t).open()
+	w.commit(&Commit{Blocks: []Block{w.block(1, 3000)}})
+	if err := w.s.Bury("cloud", 1, "x"); err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+	if err := os.WriteFile(w.path(1)+badSuffix, []byte("by the test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	if !w.st.Created {
+		t.Fatal("the epoch is kept")
+	}
+	if err := w.s.RetryDead(first(w.s.Dead())[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.commit(&Commit{Rotate: true})
+	w.reopen()
+	again := numbers(first(w.s.Read("cloud", 0, 9, 1<<20)))
+	equal(t, "put back", len(again), 1)
+	if err := w.s.Bury("cloud", again[0], "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.s.DropDead(first(w.s.Dead())[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	l := w.s.Losses()
+	if len(l) != 1 || !l[0].Earlier || l[0].Cause != CauseRejected {
+		t.Errorf("losses %+v", l)
 	}
 }

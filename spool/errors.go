@@ -51,6 +51,19 @@ func (e *BrokenError) Error() string {
 
 func (e *BrokenError) Unwrap() error { return e.Err }
 
+// NewerError says that a later version of millrace wrote the spool. Nothing of
+// it was changed.
+type NewerError struct {
+	Dir    string
+	File   string
+	Format string
+}
+
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("spool %s: %s has format %s, and this millrace reads up to format %d: start the version that wrote it, let it deliver, and change versions then",
+		e.Dir, e.File, e.Format, format)
+}
+
 // NotFoundError says that the spool does not hold what was asked for.
 type NotFoundError struct {
 	What   string // "block" or "dead letter"
@@ -58,7 +71,11 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("the spool holds no %s %d: `millrace spool ls` shows what it holds", e.What, e.Number)
+	list := "millrace spool ls"
+	if e.What != "block" {
+		list = "millrace spool dead list"
+	}
+	return fmt.Sprintf("the spool holds no %s %d: `%s` shows what it holds", e.What, e.Number, list)
 }
 
 // corruptError says that a file does not read.
@@ -67,8 +84,8 @@ type corruptError struct {
 	why  string
 	// successor is set where the file reads, and the one after it is missing.
 	successor bool
-	// lastLost is set where the file reads but may be a transaction behind.
-	lastLost bool
+	// full is set where the disk has no space for what could be rescued.
+	full bool
 }
 
 func (e *corruptError) Error() string { return fmt.Sprintf("%s is corrupt: %s", e.path, e.why) }

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -8,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"millrace/internal/failpoint"
 )
 
 const (
@@ -17,16 +18,17 @@ const (
 	reserveRetry = time.Minute
 )
 
-// makeRoom brings the files under the bound with need bytes more: segments
-// that every sink has whole go first, then files put aside, then the oldest
-// data. It returns *FullError where nothing is left but the tail's open tier.
-func (s *Spool) makeRoom(need int64) error {
+// makeRoom brings the files under what a class may fill with need bytes more.
+// In this order it gives up segments that every sink has whole, files put
+// aside, what every sink has of the other segments, and the oldest data that
+// may go. It returns *FullError where nothing is left of these.
+func (s *Spool) makeRoom(need int64, room class) error {
 	for {
-		over := s.over(need)
+		over := s.over(need, room)
 		if over <= 0 {
 			return nil
 		}
-		freed, err := s.freeOne()
+		freed, err := s.freeOne(false, true)
 		if err != nil {
 			return s.failed("make room", need, err)
 		}
@@ -35,7 +37,8 @@ func (s *Spool) makeRoom(need int64) error {
 		}
 		s.mu.Lock()
 		tail := s.segs[len(s.segs)-1]
-		last := s.rotating || tail.first == tail.next
+		sh := s.shareOf(tail, s.reservedFrom())
+		last := s.rotating || sh.droppable+sh.left < s.o.SegmentBytes/8
 		s.mu.Unlock()
 		if !last {
 			// The bound was lowered below what the tail takes. As an older
@@ -49,18 +52,19 @@ func (s *Spool) makeRoom(need int64) error {
 	}
 }
 
-// over is by how many bytes the files would exceed the bound with need more.
-func (s *Spool) over(need int64) int64 {
+// over is by how many bytes the files would exceed what a class may fill with
+// need more.
+func (s *Spool) over(need int64, room class) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.diskBytes() + s.growth(need) - s.o.MaxBytes
+	return s.diskBytes() + s.growth(need) - s.limit(room)
 }
 
 // diskBytes is the size of all files. Callers hold mu.
 func (s *Spool) diskBytes() int64 {
 	n := s.dead.size + s.reserve
 	for _, g := range s.segs {
-		n += g.size
+		n += g.size + g.indexSize
 	}
 	for _, f := range s.aside {
 		n += f.size
@@ -78,15 +82,13 @@ func (s *Spool) growth(need int64) int64 {
 	return need + s.o.growthStep()
 }
 
-// freeOne gives up one thing, and returns false where nothing is left.
-func (s *Spool) freeOne() (bool, error) {
+// freeOne gives up one thing, and returns false where nothing is left: with drop
+// unset, nothing that some sink lacks. On a full disk what can be unlinked goes
+// before what has to be written anew.
+func (s *Spool) freeOne(diskFull, drop bool) (bool, error) {
 	s.mu.Lock()
 	drained := slices.ContainsFunc(s.segs[:len(s.segs)-1], s.drained)
-	dirty := s.dirty() || s.newFloor() > s.counters.floor
-	var oldest *segment
-	if len(s.segs) > 1 {
-		oldest = s.segs[0]
-	}
+	dirty := s.ackable()
 	var aside *asideFile
 	if len(s.aside) > 0 {
 		aside = &s.aside[0]
@@ -103,17 +105,78 @@ func (s *Spool) freeOne() (bool, error) {
 		return n > 0, err
 	case aside != nil:
 		return true, s.dropAside(aside)
-	case oldest != nil:
-		return true, s.evict(oldest)
+	}
+	return s.freeBlocks(diskFull, drop)
+}
+
+// candidate is a segment of which something may go.
+type candidate struct {
+	g    *segment
+	rest int64 // bytes that the file takes without it
+	drop bool  // something that a sink lacks goes
+}
+
+// freeBlocks gives up blocks of one segment: the oldest of which a good part is
+// had by every sink, else the oldest that holds what may be dropped.
+func (s *Spool) freeBlocks(diskFull, drop bool) (bool, error) {
+	s.mu.Lock()
+	from := s.reservedFrom()
+	list := s.candidates(from)
+	s.mu.Unlock()
+	if diskFull {
+		slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(a.rest, b.rest) })
+	}
+	for _, c := range list {
+		if c.drop && !drop {
+			continue
+		}
+		if c.rest == 0 {
+			return true, s.evict(c.g)
+		}
+		s.mu.Lock()
+		fits := s.diskBytes()+c.rest <= s.o.MaxBytes || s.diskBytes() > s.o.MaxBytes
+		s.mu.Unlock()
+		if !fits {
+			continue
+		}
+		err := s.lighten(c.g, from, c.drop)
+		if outOfSpace(err) || errors.Is(err, errUnprobed) {
+			s.log.Debug("a segment could not be written anew", "file", c.g.path, "error", err)
+			continue
+		}
+		return err == nil, err
 	}
 	return false, nil
 }
 
+// candidates lists the segments of which something may go, in the order in
+// which they are to be tried. Callers hold mu.
+func (s *Spool) candidates(reservedFrom uint64) (list []candidate) {
+	var drops []candidate
+	for _, g := range s.segs[:len(s.segs)-1] {
+		sh := s.shareOf(g, reservedFrom)
+		if sh.left >= max(g.size/4, remnantBytes) && sh.kept+sh.droppable > 0 {
+			list = append(list, candidate{g, sh.kept + sh.droppable + remnantBytes, false})
+		}
+		if sh.droppable > 0 {
+			c := candidate{g: g, drop: true}
+			if sh.kept > 0 {
+				c.rest = sh.kept + remnantBytes
+			}
+			drops = append(drops, c)
+		}
+	}
+	return append(list, drops...)
+}
+
 // freeForSpace makes the disk's space, rather than the bound's, go further: the
 // reserve goes first, so that there is room to write down what goes next.
-func (s *Spool) freeForSpace() (bool, error) {
+func (s *Spool) freeForSpace(why error) (bool, error) {
+	s.mu.Lock()
+	s.diskFull, s.reserveTried = why, s.now()
+	s.mu.Unlock()
 	dropped := s.dropReserve()
-	freed, err := s.freeOne()
+	freed, err := s.freeOne(true, true)
 	if err != nil {
 		return false, s.failed("free space", 0, err)
 	}
@@ -142,7 +205,13 @@ func (s *Spool) restoreReserve() {
 	wait := s.reserve > 0 || s.now().Sub(s.reserveTried) < reserveRetry
 	s.mu.Unlock()
 	size := s.o.growthStep()
-	if wait || s.over(size) > 0 {
+	if wait {
+		return
+	}
+	if s.over(size, ordinary) > 0 {
+		s.mu.Lock()
+		s.diskFull = nil // the bound is what is short now
+		s.mu.Unlock()
 		return
 	}
 	// Zeros that are written, not a hole, take space.
@@ -152,18 +221,23 @@ func (s *Spool) restoreReserve() {
 		s.log.Debug("no space for the reserve", "error", err)
 		size = 0
 	}
+	failpoint.At("spool: reserve made")
 	s.mu.Lock()
 	s.reserve, s.reserveTried = size, s.now()
+	if size > 0 {
+		s.diskFull = nil
+	}
 	s.mu.Unlock()
 }
 
-// dropDrained unlinks the segments that every sink has whole. What the sinks
-// have must be durable before, or a restart would miss the blocks.
+// dropDrained unlinks the segments that every sink has whole, by what is
+// durable. An acknowledgement that came since must wait: after a crash the
+// blocks would be missing, and be declared lost.
 func (s *Spool) dropDrained() (int, error) {
 	s.mu.Lock()
 	var drained []*segment
 	for _, g := range s.segs[:len(s.segs)-1] {
-		if s.drained(g) {
+		if g.left {
 			drained = append(drained, g)
 		}
 	}
@@ -181,9 +255,13 @@ func (s *Spool) unlink(g *segment) error {
 	if err := g.close(true); err != nil {
 		s.log.Warn("a segment did not close", "file", g.path, "error", err)
 	}
+	failpoint.At("spool: unlink")
 	err := os.Remove(g.path)
 	if err == nil {
 		err = s.hooks.at("unlinked")
+	}
+	if err == nil {
+		err = removeIndex(g.path)
 	}
 	if err == nil {
 		err = syncDir(s.o.Dir)
@@ -191,6 +269,7 @@ func (s *Spool) unlink(g *segment) error {
 	if err != nil {
 		return s.breakDown("remove a segment", err)
 	}
+	failpoint.At("spool: unlinked durably")
 	s.mu.Lock()
 	s.remove(g)
 	s.mu.Unlock()
@@ -238,19 +317,16 @@ func (s *Spool) evict(g *segment) error {
 	return nil
 }
 
-// unackedBlocks reads the headers of the blocks that some sink lacks.
+// unackedBlocks lists the headers of the blocks that some sink lacks.
 func (s *Spool) unackedBlocks(g *segment) (lost []Info, err error) {
-	err = g.view(s.now(), func(tx *bolt.Tx) error {
-		g.blocks(tx, 0, func(h *blockHeader, _ []byte) bool {
-			s.mu.Lock()
-			h.Waiting = s.lacking(h.Number)
-			s.mu.Unlock()
-			if len(h.Waiting) > 0 {
-				lost = append(lost, h.Info)
-			}
-			return true
-		})
-		return nil
+	err = s.headers(g, func(h *blockHeader) bool {
+		s.mu.Lock()
+		h.Waiting = s.lacking(h.Number)
+		s.mu.Unlock()
+		if len(h.Waiting) > 0 {
+			lost = append(lost, h.Info)
+		}
+		return true
 	})
 	return lost, err
 }
@@ -267,16 +343,24 @@ func (s *Spool) declareSegment(g *segment, lost []Info, cause Cause) error {
 	}
 	plan := s.newChange(span{g.first, g.next - 1})
 	for _, l := range losses {
-		plan.addLoss(l, cause, s.now())
+		if cause == CauseEvicted {
+			s.addEvicted(plan, l)
+		} else {
+			plan.addLoss(l, cause, s.now())
+		}
 	}
 	if err := s.transact("declare", plan); err != nil {
 		return err
 	}
-	if len(losses) > 0 {
+	s.logEvicted(g, cause, len(losses), samples)
+	return nil
+}
+
+func (s *Spool) logEvicted(g *segment, cause Cause, losses int, samples uint64) {
+	if losses > 0 {
 		s.log.Error("the oldest data leaves the spool and is declared lost",
 			"file", filepath.Base(g.path), "cause", cause, "samples", samples, "bound_bytes", s.o.MaxBytes)
 	}
-	return nil
 }
 
 // lossesOf makes one loss of each run of sequences of a stream that the same
@@ -285,10 +369,10 @@ func (s *Spool) lossesOf(lost []Info) (losses []Loss) {
 	last := map[uint32]int{} // stream to its newest loss
 	for i := range lost {
 		b := &lost[i]
-		sinks := s.named(b.Waiting)
+		sinks, earlier := s.named(b.Waiting), s.isEarlier(b.Number)
 		if at, ok := last[b.Stream]; ok {
 			l := &losses[at]
-			if l.ToSeq+1 == b.Seq && slices.Equal(l.Sinks, sinks) {
+			if l.ToSeq+1 == b.Seq && l.Earlier == earlier && slices.Equal(l.Sinks, sinks) {
 				l.ToSeq = b.Seq
 				l.First, l.Last = min(l.First, b.First), max(l.Last, b.Last)
 				l.Count += uint64(b.Count)
@@ -298,6 +382,7 @@ func (s *Spool) lossesOf(lost []Info) (losses []Loss) {
 		last[b.Stream] = len(losses)
 		losses = append(losses, Loss{
 			Stream: b.Stream, Sinks: sinks, FromSeq: b.Seq, ToSeq: b.Seq, First: b.First, Last: b.Last, Count: uint64(b.Count),
+			Earlier: earlier,
 		})
 	}
 	return losses

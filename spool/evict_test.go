@@ -201,6 +201,7 @@ func TestFullFileSystem(t *testing.T) {
 	w.open()
 }
 
+// A disk that fails again soon ends the run.
 func TestBrokenDisk(t *testing.T) {
 	for name, failure := range map[string]error{
 		"write": &fs.PathError{Op: "write", Path: "x.seg", Err: syscall.EIO},
@@ -209,7 +210,7 @@ func TestBrokenDisk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t).open()
 			w.commit(&Commit{Blocks: []Block{w.block(1, 100)}})
-			failures(w, 1, failure)
+			failures(w, 2, failure)
 			as[*BrokenError](t, w.try(&Commit{Blocks: []Block{w.block(1, 100)}}))
 			err := as[*BrokenError](t, w.try(&Commit{Parts: []Part{part(1, 1)}}))
 			if !errors.Is(err, failure) && !errors.Is(failure, err.Err) {

@@ -10,26 +10,48 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"millrace/internal/failpoint"
 )
 
 const lockName = "lock"
+
+// dirLock is a directory's lock while it is held. A nil one holds nothing.
+type dirLock struct {
+	f      *os.File
+	shared bool
+	made   bool   // there was no file
+	before []byte // what the file held, to the end of an opening that fails
+	signed bool   // it holds this process's number
+}
 
 // takeLock locks the directory for this process, or shared for reading only.
 // It fails at once with *InUseError where another holds it. The kernel lets go
 // of the lock when the process ends, however it ends. Where a directory that
 // is only read has no lock file, the result is nil.
-func takeLock(dir string, shared bool) (*os.File, error) {
+func takeLock(dir string, shared bool) (*dirLock, error) {
+	for {
+		l, err := tryLock(dir, shared)
+		if err != nil || l != nil || shared {
+			return l, err
+		}
+	}
+}
+
+// tryLock returns nil where the file was removed before it was locked.
+func tryLock(dir string, shared bool) (*dirLock, error) {
 	path := filepath.Join(dir, lockName)
 	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
 	if shared {
 		flag, how = os.O_RDONLY, syscall.LOCK_SH
 	}
+	l := &dirLock{shared: shared, made: !exists(path)}
 	f, err := os.OpenFile(path, flag, 0o600)
 	if shared && errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %w", dir, err)
+		return nil, unusable(dir, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -39,33 +61,62 @@ func takeLock(dir string, shared bool) (*os.File, error) {
 		}
 		return nil, errors.Join(err, f.Close())
 	}
-	if shared {
-		return f, nil
+	// An opening that fails removes the file that it made.
+	mine, err := f.Stat()
+	if there, serr := os.Stat(path); err != nil || serr != nil || !os.SameFile(mine, there) {
+		return nil, errors.Join(err, f.Close())
 	}
-	if err := writePID(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("spool %s: %w", dir, err), f.Close())
-	}
-	return f, nil
+	l.f = f
+	return l, nil
 }
 
-func writePID(f *os.File) error {
-	if err := f.Truncate(0); err != nil {
+// sign writes this process's number, which others show. A disk that is full
+// leaves it out.
+func (l *dirLock) sign() error {
+	before, err := io.ReadAll(io.NewSectionReader(l.f, 0, 1<<10))
+	if err != nil {
 		return err
 	}
-	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	l.before = before
+	err = l.write([]byte(strconv.Itoa(os.Getpid()) + "\n"))
+	l.signed = err == nil
+	if outOfSpace(err) {
+		return nil
+	}
 	return err
 }
 
-// releaseLock erases the holder's number, then lets go.
-func releaseLock(f *os.File, shared bool) error {
-	if f == nil {
+// write replaces the file's bytes in place, which needs no space where there
+// were some.
+func (l *dirLock) write(b []byte) error {
+	if _, err := l.f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return l.f.Truncate(int64(len(b)))
+}
+
+// release erases the holder's number, then lets go.
+func (l *dirLock) release() error {
+	if l == nil {
 		return nil
 	}
 	var err error
-	if !shared {
-		err = f.Truncate(0)
+	if l.signed {
+		err = l.f.Truncate(0)
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, l.f.Close())
+}
+
+// undo lets go and leaves the file as it was found.
+func (l *dirLock) undo() error {
+	var err error
+	switch {
+	case l.made:
+		err = os.Remove(l.f.Name())
+	case l.signed:
+		err = l.write(l.before)
+	}
+	return errors.Join(err, l.f.Close())
 }
 
 func holder(f *os.File) int {
@@ -82,6 +133,9 @@ func holder(f *os.File) int {
 
 // syncDir makes the creation, renaming and removal of dir's files durable.
 func syncDir(dir string) error {
+	if failpoint.On(failpoint.NoSync) {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

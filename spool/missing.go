@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // settleFiles brings segments, sinks and numbers together: it finishes
@@ -38,7 +40,7 @@ func (s *Spool) finishRemovals() error {
 	removed := false
 	for i, g := range s.segs {
 		if i < len(s.segs)-1 && (g.next == 0 || g.next-1 <= s.counters.floor) {
-			if err := errors.Join(g.close(true), os.Remove(g.path)); err != nil {
+			if err := errors.Join(g.close(true), os.Remove(g.path), removeIndex(g.path)); err != nil {
 				return fmt.Errorf("spool %s: %w", s.o.Dir, err)
 			}
 			removed = true
@@ -91,7 +93,13 @@ func (s *Spool) declareMissing(op *opening) {
 				return
 			}
 			s.log.Error("blocks are missing and are declared lost", "from", first, "to", last, "sinks", sinks)
-			op.lose(Loss{Stream: NoStream, Unknown: true, Sinks: sinks})
+			known, all := s.orphaned(op, first, last)
+			for _, l := range known {
+				op.lose(l)
+			}
+			if !all {
+				op.lose(Loss{Stream: NoStream, Unknown: true, Sinks: sinks})
+			}
 			for _, k := range s.sinks {
 				k.mark(first, last)
 			}
@@ -102,8 +110,8 @@ func (s *Spool) declareMissing(op *opening) {
 		if g.first > n {
 			missing(n, g.first-1)
 		}
-		for i := range g.entries {
-			if g.entries[i] != hole {
+		for i := range g.entries.n {
+			if g.entries.at(i) != hole {
 				continue
 			}
 			if at := g.first + uint64(i); at > s.counters.floor {
@@ -143,4 +151,49 @@ func (s *Spool) unacked(from, to uint64) (first, last uint64, sinks []string) {
 		sinks = nil
 	}
 	return first, last, sinks
+}
+
+// orphaned lists what the indexes of segments that are gone tell of blocks
+// first..last, and whether that is all of them.
+func (s *Spool) orphaned(op *opening, first, last uint64) (losses []Loss, all bool) {
+	var known []Info
+	for i := range op.orphans {
+		h := op.orphans[i].Info
+		if h.Number >= first && h.Number <= last {
+			h.Waiting = s.lacking(h.Number)
+			known = append(known, h)
+		}
+	}
+	return s.lossesOf(known), uint64(len(known)) == last-first+1
+}
+
+// findOrphans reads the indexes of segments that are gone: somebody deleted
+// them, or a crash came before the index was removed too.
+func (s *Spool) findOrphans(ids []uint64, op *opening) error {
+	list, err := filepath.Glob(filepath.Join(s.o.Dir, "*"+indexSuffix))
+	if err != nil {
+		return err
+	}
+	for _, path := range list { // by rising id
+		id, ok := segmentID(strings.TrimSuffix(filepath.Base(path), indexSuffix) + segmentSuffix)
+		if !ok || slices.Contains(ids, id) {
+			continue
+		}
+		data, _ := os.ReadFile(path) // one that the disk does not give back is as good as none
+		if x, ok := parseIndex(data, id); ok {
+			op.orphans = append(op.orphans, x.headers...)
+		}
+		op.orphanFiles = append(op.orphanFiles, path)
+	}
+	return nil
+}
+
+// removeOrphans removes the indexes whose blocks are declared.
+func (s *Spool) removeOrphans(op *opening) error {
+	for _, path := range op.orphanFiles {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("spool %s: %w", s.o.Dir, err)
+		}
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,24 +15,40 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/internal/failpoint"
 )
 
 // Spool is an open spool. Its methods may be called from any goroutine.
 type Spool struct {
 	o        Options
 	log      *slog.Logger
-	lock     *os.File
+	lock     *dirLock
 	readOnly bool
-	hooks    hooks
+	// maintained says that an operator has it open and no daemon.
+	maintained bool
+	hooks      hooks
+	// touched is set once an opening has changed something.
+	touched bool
 
 	// commitMu is held by whoever writes: to the tail, to the list of segments
 	// and to files. It comes before mu, and is held while the disk is.
 	commitMu sync.Mutex
 	streams  map[uint32]streamState
-	records  []openRecord // by rising commit
-	garbage  []uint64     // open records to delete
-	buf      []byte       // the last open record, encoded
-	rotating bool         // room is made for a new tail
+	// epochFirst is the number of the epoch's first block; set when it is opened.
+	epochFirst uint64
+	// retried are the numbers, of this epoch, of dead letters from before it that
+	// were put back; written under mu too.
+	retried  intervals
+	records  []openRecord      // by rising commit
+	garbage  []uint64          // open records to delete
+	buf      []byte            // the last open record, encoded
+	rotating bool              // room is made for a new tail
+	waited   int               // calls of Tend that found acknowledgements to store
+	policies map[uint32]Policy // written under mu too
+	refuses  bool              // some policy keeps data whatever comes
+	thins    bool              // some policy is ThinOldest
+	offered  intervals         // numbers that may have been handed to a sink; written under mu too
 
 	mu       sync.Mutex // guards what follows, and is never held while the disk is
 	segs     []*segment // by rising id and number; the last is the tail
@@ -43,13 +60,18 @@ type Spool struct {
 	broken   *BrokenError
 	closed   bool
 	rotate   bool  // the tail has used its share
+	keepsUp  bool  // some sink had all, or acknowledged something, since blocks came last
 	reserve  int64 // size of the reserve's file, or 0
 	// reserveTried is when the reserve was last made or given up.
 	reserveTried time.Time
+	mended       time.Time // when the disk failed last; zero where it has not
+	diskFull     error     // the disk had no space, and has not been seen to have some since
 	usage        usage
 	open         openTotals
 	stats        totals
 	dead         deadTotals
+
+	prober *prober // nil where the spool is only read
 }
 
 // asideFile is a file that did not read and was renamed.
@@ -61,9 +83,31 @@ type asideFile struct {
 // hooks lets tests look at the files, or fail, between the steps of a change.
 type hooks struct {
 	step func(label string) error
+	// after fails a transaction whose last sync was done.
+	after func(op string) error
+	open  func(path string) // a segment is mapped
+	// probe is called before a file is looked at.
+	probe func(*probeJob)
+	stall time.Duration // in place of probeStall, where not 0
+}
+
+func (h hooks) opened(path string) {
+	if h.open != nil {
+		h.open(path)
+	}
+}
+
+func (h hooks) failed(op string) error {
+	if h.after == nil {
+		return nil
+	}
+	return h.after(op)
 }
 
 func (h hooks) at(label string) error {
+	if failpoint.Built {
+		failpoint.At("spool: " + label)
+	}
 	if h.step == nil {
 		return nil
 	}
@@ -82,37 +126,42 @@ func open(ctx context.Context, o Options, h hooks) (*Spool, *State, error) {
 	if err := o.complete(); err != nil {
 		return nil, nil, err
 	}
-	if err := makeDir(o.Dir); err != nil {
-		return nil, nil, fmt.Errorf("spool %s: %w", o.Dir, err)
+	if err := checkDir(o.Dir); err != nil {
+		return nil, nil, err
+	}
+	made, err := makeDir(o.Dir)
+	if err != nil {
+		return nil, nil, errors.Join(unusable(o.Dir, err), removeDirs(made))
 	}
 	lock, err := takeLock(o.Dir, false)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, removeDirs(made))
 	}
+	failpoint.At("spool: locked")
 	s := newSpool(o, lock, h)
 	st, err := s.recover(ctx)
+	if err != nil && !s.touched {
+		return nil, nil, errors.Join(err, s.letGo(made))
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, s.closeFiles())
 	}
+	s.startProber()
 	return s, st, nil
 }
 
-func newSpool(o Options, lock *os.File, h hooks) *Spool {
+func newSpool(o Options, lock *dirLock, h hooks) *Spool {
 	return &Spool{
 		o: o, log: o.Log, lock: lock, hooks: h,
-		streams: map[uint32]streamState{}, sinks: map[string]*sink{}, ready: make(chan struct{}),
+		streams: map[uint32]streamState{}, sinks: map[string]*sink{}, policies: map[uint32]Policy{}, ready: make(chan struct{}),
 	}
 }
 
-// makeDir creates dir durably.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
+// letGo ends an opening that failed before it changed anything.
+func (s *Spool) letGo(made []string) error {
+	lock := s.lock
+	s.lock = nil
+	return errors.Join(s.closeFiles(), lock.undo(), removeDirs(made))
 }
 
 // opening is what recovery collects on its way.
@@ -125,9 +174,14 @@ type opening struct {
 	change bool // there is something to store
 	lost   []Loss
 
-	deadBroken *corruptError // the dead letters do not read
-	loseDead   bool          // and that is not declared yet
-	deadStale  bool          // a meta page of theirs does not read
+	// orphans are headers from indexes of segments that are gone.
+	orphans     []blockHeader
+	orphanFiles []string
+
+	deadBroken  *corruptError // the dead letters do not read
+	deadRescued *rescued      // or some of them do
+	deadLost    []DeadLetter  // the others, as far as they are known
+	loseDead    bool          // more is lost than is known, and not declared yet
 }
 
 // lose notes a loss that the opening declares.
@@ -144,15 +198,27 @@ func (s *Spool) recover(ctx context.Context) (*State, error) {
 		return nil, fmt.Errorf("spool %s: %w", s.o.Dir, err)
 	}
 	op := &opening{}
-	if err := s.loadTail(ids, op); err != nil {
+	if err := s.loadTail(ctx, ids, op); err != nil {
 		return nil, err
+	}
+	if s.maintained {
+		if err := s.maintainable(op); err != nil {
+			return nil, err
+		}
+	}
+	// Up to here nothing was changed.
+	if err := s.sign(op); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(s.tidy(ids), s.findOrphans(ids, op)); err != nil {
+		return nil, fmt.Errorf("spool %s: %w", s.o.Dir, err)
 	}
 	for i, g := range s.segs {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if last := i == len(s.segs)-1; !last {
-			err = s.scanSegment(g, true)
+			err = s.knowSegment(ctx, g, s.behindIndex(i, op))
 		} else if op.fresh {
 			err = s.scanSegment(g, false)
 		}
@@ -162,19 +228,29 @@ func (s *Spool) recover(ctx context.Context) (*State, error) {
 	}
 	s.segs = slices.DeleteFunc(s.segs, func(g *segment) bool { return g.gone })
 	if op.fresh {
-		if err := s.startEpoch(ids, op); err != nil {
+		if err := s.startEpoch(ctx, ids, op); err != nil {
+			return nil, err
+		}
+		if err := s.sign(op); err != nil {
 			return nil, err
 		}
 	}
 	t := op.tail
 	s.counters, s.streams, s.losses = t.counters, t.streams, t.losses
+	s.epochFirst, s.retried = t.epochFirst, t.retried
 	s.records, s.garbage = t.records, t.garbage
+	s.setPolicies(t.policies)
+	if s.offered = t.offered; s.offered == nil { // nobody has kept account
+		s.offered = intervals{}.add(1, s.counters.next-1)
+	}
 	if err := s.settleFiles(op); err != nil {
 		return nil, err
 	}
 	s.count()
-	s.logRemovedSinks()
-	if err := s.openDead(op); err != nil {
+	if !s.maintained {
+		s.logRemovedSinks()
+	}
+	if err := s.openDead(ctx, op); err != nil {
 		return nil, err
 	}
 	if !s.readOnly {
@@ -184,12 +260,24 @@ func (s *Spool) recover(ctx context.Context) (*State, error) {
 	}
 	st := &State{
 		Epoch: s.counters.epoch, Created: op.fresh, Meta: op.meta, Parts: op.parts,
-		LastSeq: map[uint32]uint64{}, Losses: s.Losses(),
+		LastSeq: map[uint32]uint64{}, Losses: s.Losses(), Policies: maps.Clone(s.policies),
 	}
 	for id, v := range s.streams {
 		st.LastSeq[id] = v.seq
 	}
 	return st, nil
+}
+
+// sign puts this process's number into the lock, the first change of an opening.
+func (s *Spool) sign(op *opening) error {
+	if s.readOnly || s.lock.signed || len(s.segs) == 0 && op.fresh { // a new spool comes first
+		return nil
+	}
+	s.touched = true
+	if err := s.lock.sign(); err != nil {
+		return unusable(s.o.Dir, err)
+	}
+	return nil
 }
 
 // logRemovedSinks tells of data that waits for a sink nobody configures.
@@ -202,7 +290,7 @@ func (s *Spool) logRemovedSinks() {
 	}
 }
 
-// listFiles removes what an interrupted rotation left and lists segments.
+// listFiles lists segments and what else takes space. It changes nothing.
 func (s *Spool) listFiles() (ids []uint64, err error) {
 	list, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -214,13 +302,6 @@ func (s *Spool) listFiles() (ids []uint64, err error) {
 		switch {
 		case isSegment:
 			ids = append(ids, id)
-		case strings.HasSuffix(e.Name(), tempSuffix):
-			if s.readOnly {
-				continue
-			}
-			if err := os.Remove(path); err != nil {
-				return nil, err
-			}
 		case e.Name() == reserveName:
 			if s.reserve, err = fileSize(path); err != nil {
 				return nil, err
@@ -234,46 +315,27 @@ func (s *Spool) listFiles() (ids []uint64, err error) {
 		}
 	}
 	slices.Sort(ids)
-	return ids, s.removeMarks(ids)
-}
-
-// removeMarks forgets what failed once and is not the tail any more.
-func (s *Spool) removeMarks(ids []uint64) error {
-	if s.readOnly || len(ids) == 0 {
-		return nil
-	}
-	marks, err := filepath.Glob(filepath.Join(s.o.Dir, "*"+badSuffix))
-	if err != nil {
-		return err
-	}
-	for _, m := range marks {
-		if m == segmentPath(s.o.Dir, ids[len(ids)-1])+badSuffix {
-			continue
-		}
-		if err := os.Remove(m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return ids, nil
 }
 
 // loadTail opens the newest segment and reads the state from it. The others
 // are listed, unread.
-func (s *Spool) loadTail(ids []uint64, op *opening) error {
+func (s *Spool) loadTail(ctx context.Context, ids []uint64, op *opening) error {
 	for _, id := range ids {
-		s.segs = append(s.segs, &segment{id: id, path: segmentPath(s.o.Dir, id)})
+		s.segs = append(s.segs, s.newSegment(id))
 	}
 	if len(ids) == 0 {
 		op.fresh = true
 		return nil
 	}
 	g := s.segs[len(s.segs)-1]
-	err := markedBad(g)
+	err := s.examine(ctx, g, roleTail, false)
+	mappable := err == nil
 	if err == nil {
-		err = s.openForState(g)
+		err = markedBad(g)
 	}
 	if err == nil {
-		err = g.checkMetas()
+		err = s.openForState(g)
 	}
 	if err == nil {
 		err = g.view(s.o.Clock.Now(), func(tx *bolt.Tx) error {
@@ -297,17 +359,17 @@ func (s *Spool) loadTail(ids []uint64, op *opening) error {
 		s.log.Error("the newest segment's state does not read, so the spool starts a new epoch; what blocks it holds are kept where they read",
 			"file", g.path, "error", corrupt.why)
 		op.fresh, op.broken, op.tail, op.meta, op.parts = true, corrupt, nil, nil, nil
-		return g.close(false)
+		return g.close(!mappable)
 	}
 	if err != nil {
-		return fmt.Errorf("spool %s: %w", s.o.Dir, err)
+		return err
 	}
 	if g.next < op.tail.next { // it is empty, or its last blocks do not read
 		if g.next == 0 {
 			g.first, g.next = op.tail.next, op.tail.next
 		}
 		for ; g.next < op.tail.next; g.next++ {
-			g.entries = append(g.entries, hole)
+			g.entries.add(hole)
 		}
 	}
 	return nil
@@ -334,12 +396,57 @@ func (s *Spool) openForState(g *segment) error {
 		return err
 	}
 	g.db = db
+	g.opened(g.path)
+	return nil
+}
+
+// behindIndex is the number that the index of segment i goes up to at least. The
+// one before the tail may have an index from a rotation that failed: a power cut
+// can take the name of the right one, which nobody has synced yet.
+func (s *Spool) behindIndex(i int, op *opening) uint64 {
+	if op.fresh || i != len(s.segs)-2 {
+		return 0
+	}
+	return s.segs[i+1].first
+}
+
+// knowSegment learns which blocks an older segment has: from its index, or
+// where that does not read or ends too early from the segment, whose index is
+// written then.
+func (s *Spool) knowSegment(ctx context.Context, g *segment, least uint64) error {
+	x, ok, err := readIndex(g)
+	if ok = ok && x.next >= least; err == nil && !ok {
+		err = s.examine(ctx, g, roleSegment, true)
+		var corrupt *corruptError
+		if errors.As(err, &corrupt) {
+			if s.readOnly {
+				return g.close(true)
+			}
+			return s.putAside(g, corrupt.why)
+		}
+		if s.readOnly && err == nil {
+			return s.scanSegment(g, false)
+		}
+		if err == nil {
+			x, ok, err = readIndex(g)
+		}
+		if err == nil && !ok {
+			err = errors.New("the index that was just written does not read")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("spool %s: segment %s: %w", s.o.Dir, filepath.Base(g.path), err)
+	}
+	g.adopt(&x)
 	return nil
 }
 
 // scanSegment reads a segment's index. A file that does not read is put aside
 // where rename is set, else only left out.
 func (s *Spool) scanSegment(g *segment, rename bool) error {
+	if g.isGone() {
+		return nil
+	}
 	err := g.scan(s.o.Clock.Now())
 	var corrupt *corruptError
 	switch {
@@ -359,10 +466,12 @@ func (s *Spool) putAside(g *segment, why string) error {
 	if err := g.close(true); err != nil {
 		s.log.Warn("a corrupt file did not close", "file", g.path, "error", err)
 	}
-	to := g.path + corruptMark + s.o.Clock.Now().UTC().Format("20060102T150405.000")
+	to := s.asideName(g.path)
+	failpoint.At("spool: put aside")
 	if err := os.Rename(g.path, to); err != nil {
 		return fmt.Errorf("spool %s: put a corrupt segment aside: %w", s.o.Dir, err)
 	}
+	failpoint.At("spool: put aside renamed")
 	if err := syncDir(s.o.Dir); err != nil {
 		return fmt.Errorf("spool %s: %w", s.o.Dir, err)
 	}
@@ -378,52 +487,10 @@ func (s *Spool) putAside(g *segment, why string) error {
 	return nil
 }
 
-// finishOpening stores what recovery found.
-func (s *Spool) finishOpening(op *opening) error {
-	s.commitMu.Lock()
-	defer s.commitMu.Unlock()
-	s.measure()
-	if op.change {
-		err := s.store("open", 0, func() *change {
-			c := s.newChange()
-			c.damaged = op.tail.damaged
-			for _, l := range op.lost {
-				c.addLoss(l, CauseCorrupt, s.now())
-			}
-			if op.loseDead {
-				c.addLoss(Loss{Stream: NoStream, Unknown: true}, CauseCorrupt, s.now())
-				c.losses[len(c.losses)-1].Dead = allDead
-			}
-			return c
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if op.deadStale {
-		if err := s.deadUpdate(func(*bolt.Tx) error { return nil }); err != nil {
-			return s.failed("dead letters", 0, err)
-		}
-	}
-	if op.deadBroken != nil {
-		if err := s.putAside(&segment{path: s.deadPath()}, op.deadBroken.why); err != nil {
-			return err
-		}
-	}
-	if err := s.removeDeclaredDead(); err != nil {
-		return err
-	}
-	// An eviction that was declared and not finished shows as drained.
-	if _, err := s.dropDrained(); err != nil {
-		return err
-	}
-	s.restoreReserve()
-	return nil
-}
-
 // Close stores acknowledgements and lets go of the files. It deletes nothing
 // that a sink lacks.
 func (s *Spool) Close() error {
+	s.stopProber()
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	err := s.usable()
@@ -449,7 +516,7 @@ func (s *Spool) closeFiles() error {
 		}
 		errs = append(errs, g.close(true))
 	}
-	return errors.Join(append(errs, releaseLock(s.lock, s.readOnly))...)
+	return errors.Join(append(errs, s.lock.release())...)
 }
 
 // now is the time for stamps.

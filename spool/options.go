@@ -1,9 +1,11 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"time"
 )
 
@@ -42,6 +44,10 @@ type Options struct {
 	Sinks []string
 	Log   *slog.Logger
 	Clock Clock
+	// Probe makes the command that runs ProbeMain with args in a process of its
+	// own, which looks at a file before this one maps it. The command must end
+	// when ctx does. Where it is nil, files are looked at in this process.
+	Probe func(ctx context.Context, args ...string) *exec.Cmd
 }
 
 func (o *Options) complete() error {
@@ -89,4 +95,6 @@ type State struct {
 	// LastSeq is the highest sequence of each stream's blocks in this epoch.
 	LastSeq map[uint32]uint64
 	Losses  []Loss // unsettled, by rising ID
+	// Policies are those of the streams that have another one than DropOldest.
+	Policies map[uint32]Policy
 }

@@ -16,17 +16,26 @@ func (s *Spool) Read(sinkName string, after uint64, maxBlocks, maxBytes int) ([]
 	var out []Block
 	size := 0
 	for len(out) < maxBlocks {
-		g, numbers, err := s.wanted(sinkName, after, maxBlocks-len(out), maxBytes-size, len(out) == 0)
+		g, numbers, offered, err := s.wanted(sinkName, after, maxBlocks-len(out), maxBytes-size, len(out) == 0)
 		if err != nil {
 			return nil, err
 		}
 		if len(numbers) == 0 {
 			return out, nil
 		}
+		if !offered {
+			if err := s.offer(g, numbers[0], numbers[len(numbers)-1]); err != nil {
+				return nil, err
+			}
+			continue // some may have left meanwhile
+		}
+		if err := s.ensure(g, false); err != nil {
+			return nil, err
+		}
 		blocks, bad, err := s.fetch(g, numbers)
 		switch {
-		case errors.Is(err, errGone):
-			continue // evicted meanwhile: what is wanted is elsewhere now
+		case errors.Is(err, errGone), errors.Is(err, errUnprobed):
+			continue // evicted or damaged meanwhile
 		case err != nil:
 			if err := s.unreadable(g, err); err != nil {
 				return nil, err
@@ -45,19 +54,20 @@ func (s *Spool) Read(sinkName string, after uint64, maxBlocks, maxBytes int) ([]
 	return out, nil
 }
 
-// wanted lists the next numbers for a sink, all in one segment.
-func (s *Spool) wanted(sinkName string, after uint64, maxBlocks, maxBytes int, first bool) (*segment, []uint64, error) {
+// wanted lists the next numbers for a sink, all in one segment, and whether they
+// may be handed out already.
+func (s *Spool) wanted(sinkName string, after uint64, maxBlocks, maxBytes int, first bool) (g *segment, numbers []uint64, offered bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken != nil {
-		return nil, nil, s.broken
+		return nil, nil, false, s.broken
 	}
 	if s.closed {
-		return nil, nil, errClosed
+		return nil, nil, false, errClosed
 	}
 	k := s.sinks[sinkName]
 	if k == nil {
-		return nil, nil, errors.New("the spool knows no sink " + sinkName)
+		return nil, nil, false, errors.New("the spool knows no sink " + sinkName)
 	}
 	for _, g := range s.segs {
 		if g.next <= after+1 {
@@ -71,7 +81,7 @@ func (s *Spool) wanted(sinkName string, after uint64, maxBlocks, maxBytes int, f
 			}
 			if maxBytes -= int(e.bytes); maxBytes < 0 && !first {
 				if len(numbers) == 0 {
-					return nil, nil, nil
+					return nil, nil, true, nil
 				}
 				break
 			}
@@ -79,10 +89,11 @@ func (s *Spool) wanted(sinkName string, after uint64, maxBlocks, maxBytes int, f
 			numbers = append(numbers, n)
 		}
 		if len(numbers) > 0 {
-			return g, numbers, nil
+			return g, numbers, !s.thins || s.offeredTo(g, numbers), nil
 		}
 	}
-	return nil, nil, nil
+	s.keepsUp = true
+	return nil, nil, true, nil
 }
 
 // fetch copies blocks out of a segment, and lists those that do not read.
@@ -121,13 +132,14 @@ func (s *Spool) fetch(g *segment, numbers []uint64) (blocks []Block, bad []uint6
 // trim closes the segment that was not read for longest, where more are open
 // than are to be.
 func (s *Spool) trim(current *segment) {
+	now := s.now()
 	s.mu.Lock()
 	var oldest *segment
 	open := 0
 	for _, g := range s.segs[:len(s.segs)-1] {
 		if g != current && g.isOpen() {
 			open++
-			if oldest == nil || g.used.Load() < oldest.used.Load() {
+			if oldest == nil || g.idle(now) > oldest.idle(now) {
 				oldest = g
 			}
 		}
@@ -136,7 +148,7 @@ func (s *Spool) trim(current *segment) {
 	if open < maxOpen {
 		return
 	}
-	// The one that is left open longer is closed by Sync.
+	// The one that is left open longer is closed by Tend.
 	if err := oldest.close(false); err != nil {
 		s.log.Warn("a segment did not close", "file", oldest.path, "error", err)
 	}
@@ -153,59 +165,91 @@ func (s *Spool) declareBad(g *segment, numbers []uint64) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	return s.declareLocked(g, numbers)
+}
+
+// declareLocked declares blocks of a segment lost, by rising number, in one
+// transaction.
+func (s *Spool) declareLocked(g *segment, numbers []uint64) error {
+	return s.declareBy(g, numbers, func(plan func() *change) error { return s.store("loss", 0, plan) })
+}
+
+// declareBy is declareLocked with a way to store the change that is planned.
+func (s *Spool) declareBy(g *segment, numbers []uint64, store func(plan func() *change) error) error {
 	headers := map[uint64]Info{}
-	err := g.view(s.now(), func(tx *bolt.Tx) error {
-		g.blocks(tx, numbers[0], func(h *blockHeader, _ []byte) bool {
-			headers[h.Number] = h.Info
-			return h.Number < numbers[len(numbers)-1]
-		})
+	if len(numbers) == 0 {
 		return nil
+	}
+	err := s.headers(g, func(h *blockHeader) bool {
+		headers[h.Number] = h.Info
+		return h.Number < numbers[len(numbers)-1]
 	})
 	if err != nil && !errors.Is(err, errGone) {
 		return s.unreadableLocked(g, err)
 	}
-	for _, n := range numbers {
-		if err := s.declareBlock(g, n, headers); err != nil {
-			return err
+	var losses []Loss
+	var gone []span
+	plan := func() *change {
+		gone = nil
+		losses, gone = s.lossesOfNumbers(g, numbers, headers)
+		c := s.newChange(gone...)
+		for _, l := range losses {
+			c.addLoss(l, CauseCorrupt, s.now())
 		}
+		return c
 	}
-	return nil
-}
-
-func (s *Spool) declareBlock(g *segment, n uint64, headers map[uint64]Info) error {
-	s.mu.Lock()
-	e, held := g.entry(n)
-	lacking := s.lacking(n)
-	l := Loss{Stream: NoStream, Sinks: s.named(lacking), Count: uint64(e.count)}
-	s.mu.Unlock()
-	if !held || len(lacking) == 0 {
+	if _, gone = s.lossesOfNumbers(g, numbers, headers); len(gone) == 0 {
 		return nil // declared by another reader
 	}
-	if h, ok := headers[n]; ok {
-		l.Stream, l.FromSeq, l.ToSeq, l.First, l.Last = h.Stream, h.Seq, h.Seq, h.First, h.Last
-	}
-	err := s.store("loss", 0, func() *change {
-		c := s.newChange(span{n, n})
-		c.addLoss(l, CauseCorrupt, s.now())
-		return c
-	})
-	if err != nil {
+	if err := store(plan); err != nil {
 		return err
 	}
-	s.log.Error("a block does not match its checksum and is declared lost",
-		"file", g.path, "block", n, "stream", l.Stream, "seq", l.FromSeq, "samples", l.Count, "sinks", lacking)
+	for _, l := range losses {
+		s.log.Error("blocks do not match their checksums and are declared lost",
+			"file", g.path, "stream", l.Stream, "from_seq", l.FromSeq, "to_seq", l.ToSeq, "samples", l.Count, "sinks", l.Sinks)
+	}
 	s.mu.Lock()
-	s.stats.corrupt++
+	s.stats.corrupt += uint64(len(gone))
 	s.mu.Unlock()
 	return nil
 }
 
+// lossesOfNumbers lists the losses that blocks are, and the numbers that leave
+// with them: those that are held and that some sink lacks.
+func (s *Spool) lossesOfNumbers(g *segment, numbers []uint64, headers map[uint64]Info) (losses []Loss, gone []span) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var known []Info
+	var rest []Loss
+	for _, n := range numbers {
+		e, held := g.entry(n)
+		lacking := s.lacking(n)
+		if !held || len(lacking) == 0 {
+			continue
+		}
+		gone = append(gone, span{n, n})
+		if h, ok := headers[n]; ok {
+			h.Waiting = lacking
+			known = append(known, h)
+		} else {
+			rest = append(rest, Loss{Stream: NoStream, Sinks: s.named(lacking), Count: uint64(e.count)})
+		}
+	}
+	return append(s.lossesOf(known), rest...), gone
+}
+
+// mostFaults is how often a segment that is found whole may fail.
+const mostFaults = 2
+
 // unreadable deals with a segment that failed while it was read. It returns
-// nil where the reader can go on without it.
+// nil where the reader can go on: the segment was salvaged, or is given up.
 func (s *Spool) unreadable(g *segment, err error) error {
 	var corrupt *corruptError
 	if !errors.As(err, &corrupt) || s.readOnly {
 		return err
+	}
+	if s.isOlder(g) && g.faults.Add(1) < mostFaults {
+		return s.ensure(g, true)
 	}
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
@@ -213,6 +257,13 @@ func (s *Spool) unreadable(g *segment, err error) error {
 		return err
 	}
 	return s.unreadableLocked(g, corrupt)
+}
+
+// isOlder reports whether g is held and is not the tail.
+func (s *Spool) isOlder(g *segment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.segs[:len(s.segs)-1], g)
 }
 
 func (s *Spool) unreadableLocked(g *segment, err error) error {
@@ -223,23 +274,10 @@ func (s *Spool) unreadableLocked(g *segment, err error) error {
 	if g == s.tail() {
 		return s.breakDown("read", err)
 	}
-	s.mu.Lock()
-	here := slices.Contains(s.segs, g)
-	s.mu.Unlock()
-	if !here {
+	if !s.isOlder(g) {
 		return nil // another reader met it before
 	}
-	if err := s.declareSegment(g, nil, CauseCorrupt); err != nil {
-		return err
-	}
-	if err := s.putAside(g, corrupt.why); err != nil {
-		return s.breakDown("put a corrupt segment aside", err)
-	}
-	s.mu.Lock()
-	s.remove(g)
-	s.stats.corrupt++
-	s.mu.Unlock()
-	return nil
+	return s.giveUp(g, corrupt)
 }
 
 // List returns up to most blocks that some sink has not acknowledged, oldest
@@ -253,19 +291,16 @@ func (s *Spool) List(most int) ([]Info, error) {
 		if len(out) >= most {
 			break
 		}
-		err := g.view(s.now(), func(tx *bolt.Tx) error {
-			g.blocks(tx, 0, func(h *blockHeader, _ []byte) bool {
-				s.mu.Lock()
-				waiting := s.lacking(h.Number)
-				known := h.Number < g.next
-				s.mu.Unlock()
-				if known && len(waiting) > 0 {
-					h.Waiting, h.Segment = waiting, g.id
-					out = append(out, h.Info)
-				}
-				return len(out) < most
-			})
-			return nil
+		err := s.headers(g, func(h *blockHeader) bool {
+			s.mu.Lock()
+			waiting := s.lacking(h.Number)
+			known := h.Number < g.next
+			s.mu.Unlock()
+			if known && len(waiting) > 0 {
+				h.Waiting, h.Segment = waiting, g.id
+				out = append(out, h.Info)
+			}
+			return len(out) < most
 		})
 		if err != nil && !errors.Is(err, errGone) {
 			return nil, err
@@ -277,6 +312,26 @@ func (s *Spool) List(most int) ([]Info, error) {
 // Peek returns a block, whoever has acknowledged it, with bytes of its own. It
 // fails with *NotFoundError where the spool does not hold it.
 func (s *Spool) Peek(number uint64) (Block, error) {
+	if err := s.ensureNumber(number); err != nil {
+		return Block{}, err
+	}
+	return s.peek(number)
+}
+
+// ensureNumber returns after the segment that has a block was looked at.
+// Callers hold no lock.
+func (s *Spool) ensureNumber(number uint64) error {
+	s.mu.Lock()
+	g := s.segmentOf(number)
+	s.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	return s.ensure(g, false)
+}
+
+// peek is Peek where the segment was looked at.
+func (s *Spool) peek(number uint64) (Block, error) {
 	s.mu.Lock()
 	g := s.segmentOf(number)
 	held := false

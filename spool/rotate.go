@@ -17,7 +17,7 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 	}
 	db, err := openTail(temp, &s.o)
 	if err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(temp))
 	}
 	defer func() {
 		if err != nil {
@@ -52,6 +52,7 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 		return s.breakDown("rotate", err)
 	}
 	g.db = db
+	g.probed.Store(true)
 	g.size, err = fileSize(g.path)
 	return err
 }
@@ -59,7 +60,7 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 // rotateTail starts a new tail, and makes room for it first where it can.
 func (s *Spool) rotateTail() error {
 	s.rotating = true
-	err := s.makeRoom(s.o.growthStep())
+	err := s.makeRoom(s.o.growthStep(), withReserve)
 	s.rotating = false
 	var full *FullError
 	// Where there is nothing else to give up, rotation is what makes the old
@@ -75,9 +76,16 @@ func (s *Spool) rotateTail() error {
 func (s *Spool) newTail() error {
 	old := s.tail()
 	s.mu.Lock()
-	g := &segment{id: old.id + 1, path: segmentPath(s.o.Dir, old.id+1), first: s.counters.next, next: s.counters.next}
+	g := s.newSegment(old.id + 1)
+	g.first, g.next = s.counters.next, s.counters.next
 	s.mu.Unlock()
-	err := s.createSegment(g, func(to *bolt.Tx) error {
+	// The index is there before the segment stops being the tail. The new
+	// segment's sync of the directory makes its name durable too.
+	indexSize, err := s.writeIndex(old)
+	if err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	err = s.createSegment(g, func(to *bolt.Tx) error {
 		return guard(old.path, func() error {
 			return old.db.View(func(from *bolt.Tx) error { return copyState(from, to, s.records) })
 		})
@@ -91,20 +99,32 @@ func (s *Spool) newTail() error {
 	// From here on the new segment is the tail. The mark keeps the old one from
 	// passing for it should the new file ever be lost.
 	err = guard(old.path, func() error {
-		return old.db.Update(func(tx *bolt.Tx) error {
+		err := old.db.Update(func(tx *bolt.Tx) error {
 			return put(tx.Bucket(bucketState), keyRetired, key64(g.id))
 		})
+		if err != nil {
+			return err
+		}
+		return s.hooks.failed("rotate")
 	})
-	if err != nil && !outOfSpace(err) && !tooLargeForFile(err) {
+	failed := diskFailed(err)
+	if failed && !s.mayMend() || err != nil && !failed && !outOfSpace(err) && !tooLargeForFile(err) {
 		return s.breakDown("rotate", err)
 	}
 	size, sizeErr := fileSize(old.path)
 	if err := errors.Join(old.close(false), sizeErr); err != nil {
 		return s.breakDown("rotate", err)
 	}
+	if failed { // only the mark is lost, but what is read of it must be the disk's
+		if again := s.readAnew(old.path, roleSegment, old.id); again != nil {
+			return s.breakDown("rotate", &mendError{err, again})
+		}
+		s.mendedOnce(old.path, "rotate", err)
+	}
 	s.garbage = nil // it was not copied
 	s.mu.Lock()
-	old.size = size
+	old.size, old.indexSize = size, indexSize
+	old.entries.clip()
 	s.segs = append(s.segs, g)
 	s.mu.Unlock()
 	s.measure()

@@ -17,6 +17,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"millrace/internal/failpoint"
 )
 
 const (
@@ -25,6 +27,9 @@ const (
 	corruptMark   = ".corrupt-"
 	badSuffix     = ".bad" // marks a tail that failed while it was in use
 	fileMode      = 0o600
+	// maxFile bounds every file, in bytes: without a bound bbolt panics near
+	// 2 GB where addresses have 32 bits.
+	maxFile = math.MaxInt32 / 2
 	// lockWait is how long bbolt waits for its own lock on a file. The
 	// directory's lock comes first, so that it is free but for a process that
 	// ignores it.
@@ -36,22 +41,6 @@ const (
 	maxOpen = 2
 )
 
-// entry is what memory keeps of a block, 12 bytes. The zero entry is a hole: a
-// number whose block is not there.
-type entry struct {
-	count uint32
-	bytes uint32
-	first uint32 // s since the Unix epoch, rounded down, clamped; 0 where before
-}
-
-const holeFirst = math.MaxUint32
-
-var hole = entry{first: holeFirst}
-
-func entryOf(h *Info) entry {
-	return entry{count: h.Count, bytes: uint32(h.Bytes), first: uint32(min(max(h.First/int64(time.Second), 0), holeFirst-1))}
-}
-
 // segment is one file. The last is the tail, which alone is written to.
 type segment struct {
 	id   uint64
@@ -59,15 +48,33 @@ type segment struct {
 
 	// Guarded by Spool.mu.
 	first, next uint64 // its blocks have the numbers first..next-1
-	entries     []entry
-	size        int64 // of the file
+	entries     entries
+	// left is set once it is durable that every sink has it whole.
+	left      bool
+	size      int64 // of the file
+	indexSize int64 // of the index file; 0 where there is none
 
 	mu   sync.RWMutex // guards the handle; held while a transaction reads
 	db   *handle
 	gone bool
 	// touched counts bytes read by the mapping since its pages were given up.
 	touched atomic.Int64
-	used    atomic.Int64 // time of the last read, ns
+	used    atomic.Pointer[time.Time] // when it was read last, with the monotonic clock
+	opened  func(path string)
+	// probed is set when the file has been found whole: before, it must not be
+	// mapped.
+	probed atomic.Bool
+	faults atomic.Int32 // how often it failed since it was found whole
+	// waits says why a damaged segment could not be salvaged yet, and from when
+	// on; the prober's own.
+	waits     error
+	waitsFrom time.Time
+	// lost are blocks that a salvage at the opening did not rescue.
+	lost []uint64
+}
+
+func (s *Spool) newSegment(id uint64) *segment {
+	return &segment{id: id, path: segmentPath(s.o.Dir, id), opened: s.hooks.opened}
 }
 
 func segmentPath(dir string, id uint64) string {
@@ -117,6 +124,12 @@ func openFile(path string, o *bolt.Options) (*handle, error) {
 	}
 	h := &handle{}
 	o.Timeout = lockWait
+	if failpoint.On(failpoint.NoSync) {
+		o.NoSync, o.NoGrowSync = true, true
+	}
+	if o.MaxSize == 0 {
+		o.MaxSize = maxFile
+	}
 	o.FreelistType = bolt.FreelistMapType
 	o.OpenFile = func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 		h.file, err = os.OpenFile(name, flag, mode)
@@ -150,7 +163,7 @@ func openFile(path string, o *bolt.Options) (*handle, error) {
 
 // openTail opens a file to write to, and creates it where it is not there.
 func openTail(path string, o *Options) (*handle, error) {
-	most := min(2*o.SegmentBytes, math.MaxInt32/2)
+	most := min(2*o.SegmentBytes, maxFile)
 	db, err := openFile(path, &bolt.Options{MaxSize: int(most)})
 	if err != nil {
 		return nil, err
@@ -159,13 +172,21 @@ func openTail(path string, o *Options) (*handle, error) {
 	return db, nil
 }
 
+// idle is how long ago the segment was read last, by the monotonic clock.
+func (g *segment) idle(now time.Time) time.Duration {
+	if last := g.used.Load(); last != nil {
+		return now.Sub(*last)
+	}
+	return math.MaxInt64
+}
+
 // view runs fn in a read transaction, which must not outlast fn.
 func (g *segment) view(now time.Time, fn func(tx *bolt.Tx) error) error {
 	if err := g.acquire(); err != nil {
 		return err
 	}
 	defer g.mu.RUnlock()
-	g.used.Store(now.UnixNano())
+	g.used.Store(&now)
 	return guard(g.path, func() error {
 		return g.db.View(func(tx *bolt.Tx) error {
 			if err := g.whole(tx); err != nil {
@@ -205,21 +226,16 @@ func (g *segment) open() error {
 	if g.db != nil || g.gone {
 		return nil
 	}
+	if !g.probed.Load() {
+		return errUnprobed
+	}
 	db, err := openFile(g.path, &bolt.Options{ReadOnly: true, NoStatistics: true})
 	if err != nil {
 		return err
 	}
+	g.opened(g.path)
 	g.db = db
 	return nil
-}
-
-// checkMetas refuses a file that may have lost its last transaction.
-func (g *segment) checkMetas() error {
-	ok, err := wholeMetas(g.path, g.db.Info().PageSize)
-	if err == nil && !ok {
-		err = &corruptError{path: g.path, why: "a meta page does not read, so that its last transaction may be gone", lastLost: true}
-	}
-	return err
 }
 
 // whole refuses a file that is shorter than its pages.
@@ -275,6 +291,12 @@ func (g *segment) isOpen() bool {
 	return g.db != nil
 }
 
+func (g *segment) isGone() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.gone
+}
+
 // blocks calls fn for every block whose header reads, from number from on,
 // until fn returns false.
 func (g *segment) blocks(tx *bolt.Tx, from uint64, fn func(h *blockHeader, key []byte) bool) {
@@ -316,7 +338,7 @@ func (g *segment) data(tx *bolt.Tx, h *blockHeader, key []byte) (data []byte) {
 // scan reads the index of a file's blocks.
 func (g *segment) scan(now time.Time) error {
 	return g.view(now, func(tx *bolt.Tx) error {
-		g.first, g.next, g.entries = 0, 0, nil
+		g.first, g.next, g.entries = 0, 0, entries{}
 		var err error
 		g.blocks(tx, 0, func(h *blockHeader, _ []byte) bool {
 			if g.next == 0 {
@@ -327,13 +349,14 @@ func (g *segment) scan(now time.Time) error {
 				return false
 			}
 			for g.next < h.Number {
-				g.entries = append(g.entries, hole)
+				g.entries.add(hole)
 				g.next++
 			}
-			g.entries = append(g.entries, entryOf(&h.Info))
+			g.entries.add(entryOf(&h.Info))
 			g.next++
 			return true
 		})
+		g.entries.clip()
 		if err == nil {
 			g.size, err = fileSize(g.path)
 		}
@@ -346,7 +369,7 @@ func (g *segment) entry(n uint64) (entry, bool) {
 	if n < g.first || n >= g.next {
 		return entry{}, false
 	}
-	e := g.entries[n-g.first]
+	e := g.entries.at(int(n - g.first))
 	return e, e != hole
 }
 
@@ -371,6 +394,13 @@ var (
 
 	keyFormat   = []byte("format")
 	keyCounters = []byte("counters")
+	// keyEpochFirst is the number of the epoch's first block.
+	keyEpochFirst = []byte("epoch-first")
+	// keyRetried are the numbers of dead letters of earlier epochs that were put
+	// back in this one.
+	keyRetried  = []byte("retried")
+	keyPolicies = []byte("policies")
+	keyOffered  = []byte("offered") // numbers that may have been handed to a sink
 	keyRetired  = []byte("retired") // set when the next segment is the tail
 	keyData     = []byte("d")
 )

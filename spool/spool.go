@@ -38,6 +38,8 @@ type Commit struct {
 	Parts  []Part
 	Blocks []Block // Number is filled in
 	Meta   []KV
+	// Policies are those of streams that are new or have another one now.
+	Policies []StreamPolicy
 	// Settle names losses whose gap records are in this commit.
 	Settle []uint64
 	// Rotate starts a new segment after the commit. Every stream that has open
@@ -67,6 +69,9 @@ type Loss struct {
 	Last    int64
 	Count   uint64 // samples; meaningless where Unknown
 	Unknown bool
+	// Earlier says that the samples are of an epoch before the spool's: FromSeq
+	// and ToSeq do not count in this one.
+	Earlier bool `json:",omitempty"`
 	Cause   Cause
 	At      time.Time
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -14,6 +15,9 @@ type storedLoss struct {
 	// Dead is the dead letter whose removal this loss declares, or 0. An
 	// opening finishes a removal that a crash interrupted.
 	Dead uint64 `json:",omitempty"`
+
+	taken    bool   // DueLosses has returned it
+	progress uint64 // of the sinks that lack it, when it was declared or grew
 }
 
 // openRecord is what memory keeps of a record of the open tier.
@@ -30,10 +34,14 @@ type openPart struct {
 // tailState is all that the tail holds besides blocks.
 type tailState struct {
 	counters
-	streams map[uint32]streamState
-	acks    map[string]intervals
-	losses  []storedLoss
-	records []openRecord
+	epochFirst uint64 // number of the epoch's first block
+	retried    intervals
+	streams    map[uint32]streamState
+	policies   []StreamPolicy
+	offered    intervals // nil where the file does not say
+	acks       map[string]intervals
+	losses     []storedLoss
+	records    []openRecord
 	// garbage are records that blocks have superseded whole.
 	garbage []uint64
 	// damaged are records of which something does not read, with what does.
@@ -62,7 +70,10 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 		return nil, bad("its format")
 	}
 	if n := binary.BigEndian.Uint32(v); n != format {
-		return nil, fmt.Errorf("%s has format %d, and this millrace reads format %d: start the version that wrote it, let it deliver, and upgrade then", path, n, format)
+		return nil, &NewerError{Dir: filepath.Dir(path), File: filepath.Base(path), Format: fmt.Sprint(n)}
+	}
+	if st.Get(keySalvaged) != nil {
+		return nil, &corruptError{path: path, why: "it was salvaged without its state"}
 	}
 	t := &tailState{streams: map[uint32]streamState{}}
 	if st.Get(keyRetired) != nil {
@@ -75,6 +86,17 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 	if !ok {
 		return nil, bad("its counters")
 	}
+	// Spools of before have none: then all is of this epoch.
+	if v, ok := unsealed(keyEpochFirst, st.Get(keyEpochFirst)); ok && len(v) == 8 {
+		t.epochFirst = binary.BigEndian.Uint64(v)
+	}
+	if stored := st.Get(keyRetried); stored != nil {
+		v, ok := unsealed(keyRetried, stored)
+		var err error
+		if t.retried, err = readIntervals(v); !ok || err != nil {
+			return nil, bad("which dead letters were put back")
+		}
+	}
 	err := each(tx, bucketStreams, func(k, v []byte) error {
 		v, ok := unsealed(k, v)
 		if !ok || len(k) != 4 || len(v) != 16 {
@@ -84,6 +106,12 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 		return nil
 	})
 	if err != nil {
+		return nil, err
+	}
+	if t.policies, err = loadPolicies(tx, path); err != nil {
+		return nil, err
+	}
+	if t.offered, err = loadOffered(tx, path); err != nil {
 		return nil, err
 	}
 	if t.acks, err = loadAcks(tx, path); err != nil {
@@ -97,6 +125,35 @@ func loadState(tx *bolt.Tx, path string, part func(Part)) (*tailState, error) {
 	}
 	loadOpen(tx, t, part)
 	return t, nil
+}
+
+// policyLen is the length of a stream's policy as stored.
+const policyLen = 5
+
+func appendPolicies(to []byte, list []StreamPolicy) []byte {
+	for _, p := range list {
+		to = append(binary.BigEndian.AppendUint32(to, p.Stream), byte(p.Policy))
+	}
+	return to
+}
+
+// loadPolicies reads the policies of streams. Files that were made before there
+// were any have none.
+func loadPolicies(tx *bolt.Tx, path string) (list []StreamPolicy, err error) {
+	stored := tx.Bucket(bucketState).Get(keyPolicies)
+	if stored == nil {
+		return nil, nil
+	}
+	v, ok := unsealed(keyPolicies, stored)
+	for ; ok && len(v) >= policyLen; v = v[policyLen:] {
+		p := StreamPolicy{Stream: binary.BigEndian.Uint32(v), Policy: Policy(v[4])}
+		ok = p.Policy.known()
+		list = append(list, p)
+	}
+	if !ok || len(v) > 0 {
+		return nil, &corruptError{path: path, why: "the streams' policies do not read"}
+	}
+	return list, nil
 }
 
 // loadAcks reads what each known sink has acknowledged.
@@ -203,10 +260,13 @@ func each(tx *bolt.Tx, bucket []byte, fn func(k, v []byte) error) error {
 // change is what one transaction on the tail does. Everything is set before
 // the transaction, so that it can be run again.
 type change struct {
+	number   uint64   // of the commit that it is
 	counters counters // after it
 	streams  map[uint32]streamState
 	meta     []KV
-	parts    []byte // an open record, under number record; none where empty
+	policies []StreamPolicy // all of them, where one changes
+	offered  intervals      // what may be handed out with it; nil where that does not change
+	parts    []byte         // an open record, under number record; none where empty
 	record   uint64
 	blocks   []Block // with their numbers
 	settle   []uint64
@@ -218,8 +278,12 @@ type change struct {
 	oldGarbage int
 	// only names the one sink that the blocks are for; all where empty.
 	only string
+	// retried replaces Spool.retried where it is set.
+	retried intervals
 	// gone are numbers that every sink is to have with this change.
-	gone    []span
+	gone []span
+	// drained are the segments that every sink has whole by acks.
+	drained []*segment
 	damaged []damage // open records to write again without what they lost
 }
 
@@ -250,6 +314,21 @@ func (c *change) writeState(tx *bolt.Tx) error {
 	streams := tx.Bucket(bucketStreams)
 	for id, s := range c.streams {
 		if err := put(streams, key32(id), s.append(nil)); err != nil {
+			return err
+		}
+	}
+	if len(c.retried) > 0 {
+		if err := put(tx.Bucket(bucketState), keyRetried, c.retried.append(nil)); err != nil {
+			return err
+		}
+	}
+	if len(c.policies) > 0 {
+		if err := put(tx.Bucket(bucketState), keyPolicies, appendPolicies(nil, c.policies)); err != nil {
+			return err
+		}
+	}
+	if c.offered != nil {
+		if err := put(tx.Bucket(bucketState), keyOffered, c.offered.append(nil)); err != nil {
 			return err
 		}
 	}

@@ -23,9 +23,22 @@ type Stats struct {
 	// Commits counts transactions, BytesWritten the pages that they wrote.
 	Commits      uint64 `json:"commits"`
 	BytesWritten uint64 `json:"bytes_written"`
-	// Evicted counts segments, Corrupt blocks and segments.
-	Evicted     uint64 `json:"evicted"`
-	Corrupt     uint64 `json:"corrupt"`
+	// StoredDisk is what the blocks stored since the opening take on the disk,
+	// and RoomBytes how much more may wait before the bound evicts. Both are
+	// estimates, for a forecast.
+	StoredDisk uint64 `json:"stored_disk_bytes"`
+	RoomBytes  int64  `json:"room_bytes"`
+	// Evicted counts segments that went whole, Rewritten those that were written
+	// anew with what was to be kept, Corrupt blocks and segments.
+	Evicted uint64 `json:"evicted"`
+	// Replaced counts blocks that thinned ones replaced.
+	Replaced  uint64 `json:"replaced"`
+	Rewritten uint64 `json:"rewritten"`
+	Corrupt   uint64 `json:"corrupt"`
+	// Salvaged counts files that were damaged and rebuilt from what reads.
+	Salvaged uint64 `json:"salvaged"`
+	// Mended counts failures of the disk that were overcome.
+	Mended      uint64 `json:"mended"`
 	Losses      int    `json:"losses"` // unsettled
 	DeadLetters int    `json:"dead_letters"`
 	DeadBytes   int64  `json:"dead_bytes"`
@@ -39,6 +52,8 @@ type SinkStats struct {
 	PendingBlocks  int   `json:"pending_blocks"`
 	PendingSamples int64 `json:"pending_samples"`
 	PendingBytes   int64 `json:"pending_bytes"`
+	// PendingDisk is what they take on the disk, an estimate.
+	PendingDisk int64 `json:"pending_disk_bytes"`
 	// Oldest is the time of the first sample of the oldest pending block, to
 	// the second; zero where nothing is pending.
 	Oldest time.Time `json:"oldest,omitzero"`
@@ -72,7 +87,8 @@ func (s *Spool) Stats() Stats {
 		Epoch: formatEpoch(s.counters.epoch), DiskBytes: s.diskBytes(), MaxBytes: s.o.MaxBytes,
 		Segments: len(s.segs), CorruptFiles: len(s.aside), Files: len(s.segs) + len(s.aside),
 		OpenParts: s.open.parts, OpenSamples: s.open.samples, NextNumber: s.counters.next,
-		Commits: s.stats.commits, BytesWritten: s.stats.bytesWritten, Evicted: s.stats.evicted, Corrupt: s.stats.corrupt,
+		Commits: s.stats.commits, BytesWritten: s.stats.bytesWritten, StoredDisk: s.stats.stored, RoomBytes: s.room(),
+		Evicted: s.stats.evicted, Replaced: s.stats.replaced, Rewritten: s.stats.rewritten, Corrupt: s.stats.corrupt, Salvaged: s.stats.salvaged, Mended: s.stats.mended,
 		Losses: len(s.losses), DeadLetters: s.dead.count, DeadBytes: s.dead.used,
 		Sinks: make(map[string]SinkStats, len(s.sinks)),
 	}
@@ -87,11 +103,18 @@ func (s *Spool) Stats() Stats {
 	}
 	for name, k := range s.sinks {
 		st.Sinks[name] = SinkStats{
-			PendingBlocks: k.pendingBlocks, PendingSamples: k.pendingSamples, PendingBytes: k.pendingBytes,
+			PendingBlocks: k.pendingBlocks, PendingSamples: k.pendingSamples, PendingBytes: k.pendingBytes, PendingDisk: k.pendingDisk,
 			Oldest: s.oldest(k), AckedTo: k.acked.free(s.counters.floor+1) - 1, Configured: k.configured,
 		}
 	}
 	return st
+}
+
+// Next returns the number that the next block will get.
+func (s *Spool) Next() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counters.next
 }
 
 // oldest is the time of a sink's oldest pending block.
@@ -107,6 +130,33 @@ func (s *Spool) oldest(k *sink) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// diskCost estimates what a block of so many bytes takes in a segment: small
+// ones share pages with their neighbours, others have pages of their own
+// besides their name.
+func diskCost(bytes int64) int64 {
+	const name = 160 // its key and the headers of its bucket
+	if bytes < pageSize/4-name {
+		return (bytes + name) * 2 // measured: pages in between stay free
+	}
+	return pages(bytes) + name
+}
+
+// room estimates how many bytes more on the disk may wait. Where nothing
+// leaves, the files as they are tell it; else what leaves with the next
+// segments counts too, but for what one segment of each end wastes.
+func (s *Spool) room() int64 {
+	waiting := int64(0)
+	for _, k := range s.sinks {
+		waiting = max(waiting, k.pendingDisk)
+	}
+	bound := s.limit(ordinary) - s.o.growthStep()
+	used := s.diskBytes()
+	if n := len(s.segs); n > 0 {
+		used -= max(s.segs[n-1].size-s.usage.high, 0) + s.usage.free
+	}
+	return max(bound-used, bound-s.dead.size-s.reserve-waiting-s.o.SegmentBytes, 0)
 }
 
 func formatEpoch(epoch uint64) string { return fmt.Sprintf("%016x", epoch) }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,9 +19,17 @@ import (
 )
 
 // steppedClock moves a second with every look.
-type steppedClock struct{ now time.Time }
+type steppedClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
 
-func (c *steppedClock) Now() time.Time { c.now = c.now.Add(time.Second); return c.now }
+func (c *steppedClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(time.Second)
+	return c.now
+}
 
 // world is a spool with a record of all that went in and came out.
 type world struct {
@@ -181,7 +190,7 @@ func (w *world) try(c *Commit) error {
 func (w *world) settle() {
 	w.t.Helper()
 	c := &Commit{}
-	for _, l := range w.s.Losses() {
+	for _, l := range w.s.DueLosses() {
 		w.declared = append(w.declared, l)
 		c.Settle = append(c.Settle, l.ID)
 	}

@@ -37,19 +37,23 @@ type Stats struct {
 	LastDelivery time.Time `json:"last_delivery,omitzero"`
 	State        State     `json:"state"`
 	LastError    string    `json:"last_error,omitempty"` // of State, empty when it is up or idle
+	// Lanes are live and backlog.
+	Lanes map[Lane]LaneStats `json:"lanes"`
 }
 
 // observer counts, and tells Health of changes.
 type observer struct {
 	health Health
 	log    *slog.Logger
+	every  time.Duration // between two lines while a delivery is held
 
 	mu       sync.Mutex
+	lanes    map[Lane]*laneCounts
 	stats    Stats
 	last     error
 	kind     string    // of the error that Health was told of
 	held     error     // why deliveries are held
-	reminded time.Time // when that was last said
+	reminded time.Time // when Health was told, or the log since
 }
 
 func (o *observer) snapshot() Stats {
@@ -58,6 +62,11 @@ func (o *observer) snapshot() Stats {
 	s := o.stats
 	if s.State == "" {
 		s.State = StateIdle
+	}
+	s.Lanes = make(map[Lane]LaneStats, len(o.lanes))
+	now := time.Now()
+	for name, c := range o.lanes {
+		s.Lanes[name] = c.stats(now)
 	}
 	return s
 }
@@ -80,9 +89,17 @@ func (o *observer) started(r *request) {
 	}
 }
 
-func (o *observer) delivered(it *item, now time.Time) {
+// delivered counts a block; wait is the time since its seal, where it is known.
+func (o *observer) delivered(it *item, name Lane, now time.Time, wait time.Duration, known bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	l := o.lanes[name]
+	l.blocks++
+	l.samples += uint64(max(it.block.Header.Count, 0))
+	l.bytes += uint64(len(it.block.Data))
+	if known {
+		l.latency.Observe(now, wait)
+	}
 	o.stats.Blocks++
 	o.stats.Samples += uint64(max(it.block.Header.Count, 0))
 	o.stats.Bytes += uint64(len(it.block.Data))
@@ -142,26 +159,26 @@ func partly(err error) error {
 	return partlyError{err}
 }
 
-// change notes a state and its error, and tells Health where it changed. The
-// caller holds mu.
+// change notes a state and its error, and tells Health where it changed. Errors
+// that take turns within one state, as those of two missing tables do, are told
+// once a minute at most, in place of a reminder. The caller holds mu.
 func (o *observer) change(s State, err error) {
 	text, kind := "", ""
 	if err != nil {
 		text, kind = err.Error(), errorKind(err)
 		o.last = err
 	}
-	if s == StateHeld && o.held == nil {
-		o.reminded = time.Now() // Health.Down says it now
-	}
 	o.held = nil
 	if s == StateHeld {
 		o.held = err
 	}
-	same := s == o.stats.State && kind == o.kind
-	o.stats.State, o.stats.LastError, o.kind = s, text, kind
+	now := time.Now()
+	same := s == o.stats.State && (kind == o.kind || now.Sub(o.reminded) < o.every)
+	o.stats.State, o.stats.LastError = s, text
 	if same {
 		return
 	}
+	o.kind, o.reminded = kind, now
 	if err == nil {
 		o.health.Up()
 		return
@@ -196,7 +213,7 @@ func (o *observer) queueRead(err error) {
 func (o *observer) remind(now time.Time, blocks int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.held == nil || now.Sub(o.reminded) < remindEvery {
+	if o.held == nil || now.Sub(o.reminded) < o.every {
 		return
 	}
 	o.reminded = now

@@ -1,9 +1,13 @@
 package uploader
 
 import (
+	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"millrace/internal/backoff"
+	"millrace/internal/failpoint"
 )
 
 // suspectAfter is how often a block may fail together with others before it is
@@ -17,6 +21,7 @@ type gate struct {
 	policy  backoff.Policy
 	fails   int // requests in a row that delivered nothing
 	until   time.Time
+	since   time.Time // of the first of them
 	success time.Time // of the last delivery
 }
 
@@ -33,6 +38,9 @@ func (g *gate) failed(now time.Time, after time.Duration) {
 	if after > 0 {
 		wait = after
 	}
+	if g.fails == 0 {
+		g.since = now
+	}
 	g.fails++
 	if until := now.Add(wait); until.After(g.until) {
 		g.until = until
@@ -45,8 +53,11 @@ func (g *gate) worked(now time.Time) { g.fails, g.success = 0, now }
 // what was refused for good, and arranges the next try of the rest.
 func (c *cycle) settle(r result) {
 	now := time.Now()
+	began := c.inFlight[r.req]
 	delete(c.inFlight, r.req)
-	c.win.landed(r.req)
+	win := &r.req.lane.window
+	win.landed(r.req)
+	c.lanes.answered(r.req, c.sink.Limits(), now.Sub(began), ranOut(r.outcomes))
 
 	var acked []uint64
 	var failed, alone []*item
@@ -58,7 +69,9 @@ func (c *cycle) settle(r result) {
 		err := r.outcomes[i]
 		if err == nil {
 			acked = append(acked, it.block.Number)
-			c.obs.delivered(it, now)
+			delete(win.taken, it.block.Number)
+			wait, known := c.seals.latency(&it.block, now)
+			c.obs.delivered(it, r.req.lane.name, now, wait, known)
 			answered = true
 			continue
 		}
@@ -71,7 +84,7 @@ func (c *cycle) settle(r result) {
 				alone = append(alone, it)
 				continue
 			}
-			c.refuse(it, err, now)
+			c.refuse(win, it, err, now)
 			continue
 		case Throttled:
 			throttled = true
@@ -80,9 +93,11 @@ func (c *cycle) settle(r result) {
 		failed, faults = append(failed, it), append(faults, err)
 	}
 	if len(acked) > 0 {
+		failpoint.At("uploader: ack")
 		c.queue.Ack(acked...)
+		failpoint.At("uploader: acked")
 	}
-	c.win.again(alone, true)
+	win.again(alone, true)
 	if throttled {
 		c.pace.throttled(now, delay)
 	} else {
@@ -90,41 +105,51 @@ func (c *cycle) settle(r result) {
 	}
 	switch {
 	case answered:
+		if c.gate.fails > 0 {
+			c.lanes.each(func(l *lane) { l.revive(c.gate.since, now) })
+		}
 		c.gate.worked(now)
 		for i, it := range failed {
-			c.parkFailed(it, faults[i], now)
+			c.parkFailed(win, it, faults[i], now)
 		}
 	default:
-		c.wholeFailed(failed, faults, now)
+		c.wholeFailed(win, failed, faults, now)
 	}
-	c.obs.outcome(c.gate.fails, c.win.holding(), faults)
+	c.obs.outcome(c.gate.fails, c.lanes.holding(), faults)
+}
+
+// ranOut reports whether a request was given up at its time limit.
+func ranOut(outcomes []error) bool {
+	return slices.ContainsFunc(outcomes, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) })
 }
 
 // refuse buries a block, or parks it to be buried later where that fails.
-func (c *cycle) refuse(it *item, err error, now time.Time) {
+func (c *cycle) refuse(win *window, it *item, err error, now time.Time) {
 	c.obs.buried(err)
 	if e := c.queue.Bury(it.block.Number, err.Error()); e != nil {
 		it.refused = err.Error()
-		c.win.park(it, now.Add(c.gate.policy.Wait(0)))
+		win.park(it, now.Add(c.gate.policy.Wait(0)))
+		return
 	}
+	delete(win.taken, it.block.Number)
 }
 
 // parkFailed puts a block aside that failed while others were delivered.
-func (c *cycle) parkFailed(it *item, err error, now time.Time) {
+func (c *cycle) parkFailed(win *window, it *item, err error, now time.Time) {
 	wait := c.gate.policy.Wait(it.tries)
 	if after := retryAfter(err); after > 0 {
 		wait = after
 	}
 	note(it, now)
 	it.held = Classify(err) == Hold
-	c.win.park(it, now.Add(wait))
+	win.park(it, now.Add(wait))
 }
 
 // wholeFailed arranges the next try after a request that delivered nothing.
-func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
+func (c *cycle) wholeFailed(win *window, failed []*item, faults []error, now time.Time) {
 	if c.othersPass(failed, faults) {
 		for i, it := range failed {
-			c.parkFailed(it, faults[i], now)
+			c.parkFailed(win, it, faults[i], now)
 		}
 		return
 	}
@@ -135,7 +160,7 @@ func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
 		// What is held may concern one table of several. The window moves on,
 		// so that blocks for the others come to their turn.
 		if Classify(faults[i]) == Hold {
-			c.parkFailed(it, faults[i], now)
+			c.parkFailed(win, it, faults[i], now)
 			continue
 		}
 		note(it, now)
@@ -143,7 +168,7 @@ func (c *cycle) wholeFailed(failed []*item, faults []error, now time.Time) {
 		again = append(again, it)
 	}
 	c.gate.failed(now, delay)
-	c.win.again(again, false)
+	win.again(again, false)
 }
 
 // othersPass reports whether the failure is known to be these blocks' own:
@@ -164,5 +189,6 @@ func note(it *item, now time.Time) {
 	if it.tries == 0 {
 		it.failed = now
 	}
+	it.last = now
 	it.tries++
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"millrace/internal/failpoint"
 )
 
 // result is what came of one request.
@@ -20,7 +22,9 @@ func (c *cycle) send(ctx context.Context, req *request) {
 	for i, it := range req.items {
 		blocks[i] = it.block
 	}
+	failpoint.At("uploader: send")
 	outcomes := c.sink.Send(ctx, blocks)
+	failpoint.At("uploader: sent")
 	if len(outcomes) != len(blocks) {
 		// Without a clear answer for each block none counts as delivered.
 		err := fmt.Errorf("BUG: the sink returned %d outcomes for %d blocks", len(outcomes), len(blocks))

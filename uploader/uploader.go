@@ -5,6 +5,7 @@ package uploader
 import (
 	"context"
 	"log/slog"
+	"net"
 	"time"
 
 	"millrace/internal/clock"
@@ -47,7 +48,15 @@ type Settings struct {
 	StateDir string
 	Log      *slog.Logger
 	Clock    clock.Clock
+	// SampleClock shows the time that samples get, which is right also while the
+	// wall clock is not; Clock where it is nil.
+	SampleClock clock.Clock
+	// Dial connects a sink to its endpoint; a net.Dialer does where it is nil.
+	Dial Dial
 }
+
+// Dial is net.Dialer's DialContext, or what stands in for it.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Block is one sealed block on its way to a sink. Data never changes.
 type Block struct {
@@ -100,6 +109,8 @@ type Queue interface {
 	Ack(numbers ...uint64)
 	// Bury moves a block that the sink refused for good to the dead letters.
 	Bury(number uint64, reason string) error
+	// Next returns the number that the next block will have.
+	Next() uint64
 	// Ready returns a channel that is closed when blocks are added after this call.
 	Ready() <-chan struct{}
 }

@@ -105,8 +105,15 @@ func printBlock(out io.Writer, data []byte, format string) error {
 
 func printText(w io.Writer, b *block.Block, size int) {
 	h := &b.Header
-	fmt.Fprintf(w, "block %s\n  %d samples in %d bytes, %s to %s\n  produced %d, lost %d\n", h.Identity(), h.Count, size,
+	fmt.Fprintf(w, "block %s\n  %d samples in %d bytes, %s to %s\n  produced %d, lost %d", h.Identity(), h.Count, size,
 		instant(h.First), instant(h.Last), h.Produced, h.Lost)
+	if h.Thinned > 0 {
+		fmt.Fprintf(w, ", thinned %d", h.Thinned)
+	}
+	if h.ReplacesFrom > 0 {
+		fmt.Fprintf(w, "\n  stands for blocks %d to %d, thinned", h.ReplacesFrom, h.ReplacesTo)
+	}
+	fmt.Fprintln(w)
 	for s := range b.All() {
 		fmt.Fprintf(w, "%s %s %s %s\n", instant(s.PrimaryTime()), s.Tag, s.Value, s.Quality)
 	}

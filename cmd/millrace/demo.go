@@ -59,7 +59,7 @@ func runDemo(ctx context.Context, c *call, o demo.Options) error {
 		r.Print(c.stdout)
 	}
 	if !r.Exact() {
-		return errors.New("the ledger is not exact: see lost, duplicates and wrong")
+		return errors.New("the ledger is not exact: see lost, duplicates, wrong and audit")
 	}
 	return nil
 }

@@ -22,7 +22,6 @@ const (
 	exitFailed = 1 // it ran and failed
 	exitUsage  = 2 // the command line is wrong
 	exitConfig = 3 // the configuration is wrong
-	exitSpool  = 4 // the spool is in use or unusable
 )
 
 func main() {
@@ -50,7 +49,7 @@ type call struct {
 
 func commands() []command {
 	return []command{
-		runCommand, checkCommand, statusCommand, spoolCommand, blockCommand, demoCommand, versionCommand,
+		runCommand, checkCommand, statusCommand, metricsCommand, spoolCommand, blockCommand, auditCommand, demoCommand, versionCommand,
 	}
 }
 
@@ -62,6 +61,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		return help(args[1:], stdout, stderr)
+	}
+	if args[0] == probeName {
+		return probeFile(args[1:], stdout, stderr)
 	}
 	cmd, ok := find(args[0])
 	if !ok {
@@ -161,7 +163,7 @@ func overview() string {
 		fmt.Fprintf(&b, "  %-8s %s\n", c.name, c.summary)
 	}
 	b.WriteString("\n`millrace help COMMAND` shows a command's flags and examples.\n" +
-		"Exit codes: 0 done, 1 failed, 2 wrong command line, 3 wrong configuration, 4 spool in use or unusable.\n")
+		"Exit codes: 0 done, 1 failed, 2 wrong command line, 3 wrong configuration.\n")
 	return b.String()
 }
 

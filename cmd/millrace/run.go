@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"sync"
+	"syscall"
 
 	"millrace/gateway"
 	"millrace/gateway/config"
@@ -13,7 +16,6 @@ import (
 	"millrace/gateway/logging"
 	"millrace/internal/clock"
 	protocols "millrace/protocols/all"
-	"millrace/spool"
 	uploader "millrace/uploader/all"
 )
 
@@ -67,23 +69,41 @@ func runGateway(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	hurry, stopListening := hurryOn(ctx)
+	defer stopListening()
 	g, err := gateway.New(ctx, gateway.Options{
-		Config: cfg, Version: version, Log: log, Clock: clock.System{}, Notify: notify, StateDir: filepath.Dir(cfg.Spool.Dir),
+		Config: cfg, Version: version, Log: log, Clock: clock.System{}, ExpectSync: clock.ServiceRuns(), Notify: notify, StateDir: filepath.Dir(cfg.Spool.Dir),
+		Probe: probeCommand, Hurry: hurry,
 	})
 	if err != nil {
-		return classify(err)
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // told to stop while it started
+		}
+		return err
 	}
-	return classify(g.Run(ctx))
+	return g.Run(ctx)
 }
 
-// classify gives an error of the spool its exit code.
-func classify(err error) error {
-	var inUse *spool.InUseError
-	var broken *spool.BrokenError
-	if errors.As(err, &inUse) || errors.As(err, &broken) {
-		return coded(exitSpool, err)
-	}
-	return err
+// hurryOn returns a channel that is closed at the first signal after the one
+// that has ended ctx.
+func hurryOn(ctx context.Context) (hurry <-chan struct{}, stop func()) {
+	asked, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+			return
+		}
+		again := make(chan os.Signal, 1)
+		signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(again)
+		select {
+		case <-again:
+			close(asked)
+		case <-ended:
+		}
+	}()
+	return asked, sync.OnceFunc(func() { close(ended) })
 }
 
 var checkCommand = command{

@@ -20,37 +20,49 @@ import (
 const defaultSpool = "/var/lib/millrace/spool"
 
 var spoolCommand = command{
-	name: "spool", summary: "look into the spool: ls, peek, stats",
-	usage: "ls|peek NUMBER|stats [--socket PATH] [--dir DIR] [--json]",
+	name: "spool", summary: "look into the spool, deal with dead letters, forget a sink",
+	usage: "ls|peek NUMBER|stats|dead ...|forget SINK [--socket PATH] [--dir DIR] [--json]",
 	help: `
-Shows what waits in the spool. A running gateway is asked by its local socket,
-since it holds the files; where none runs, the files in --dir are read.
+Shows what waits in the spool, and deals with what a sink refused for good and
+with sinks that are gone. A running gateway is asked by its local socket, since
+it holds the files; where none runs, the files in --dir are used.
 
-  ls            the blocks that some sink does not have yet, oldest first
-  peek NUMBER   one block, decoded
-  stats         sizes, backlog per sink, segments
+  ls               the blocks that some sink does not have yet, oldest first
+  peek NUMBER      one block, decoded
+  stats            sizes, backlog per sink, segments
+  dead list        the dead letters: blocks that a sink refused for good, and why
+  dead show ID     one dead letter, decoded
+  dead retry ID    send it to its sink again, the same bytes (or --all)
+  dead drop ID     remove it and declare its samples lost (or --all)
+  forget SINK      drop a sink that the configuration does not name any more, and
+                   what waits for it alone
 
 Examples:
   millrace spool ls
   millrace spool peek 1042 | head
   millrace spool stats --dir /mnt/old/spool
+  millrace spool dead list
+  millrace spool dead retry --all
+  millrace spool forget old-queue
 `,
 	run: lookIntoSpool,
 }
 
 func lookIntoSpool(ctx context.Context, c *call) error {
 	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
-	dir := c.flags.String("dir", "", "read the files in this `folder` instead of asking a daemon (default "+defaultSpool+" where none runs)")
+	dir := c.flags.String("dir", "", "use the files in this `folder` instead of asking a daemon (default "+defaultSpool+" where none runs)")
 	asJSON := c.flags.Bool("json", false, "print JSON")
 	most := c.flags.Int("max", 100, "list at most this many blocks")
+	all := c.flags.Bool("all", false, "dead retry and drop: all of them")
+	config := c.flags.String("config", defaultConfig, "forget, where no daemon runs: the configuration `file` that must not name the sink")
 	args, err := c.parse()
 	if err != nil {
 		return err
 	}
 	if len(args) == 0 {
-		return usagef("ls, peek or stats is missing")
+		return usagef("ls, peek, stats, dead or forget is missing")
 	}
-	src := &spoolSource{ctx: ctx, socket: *socket, dir: *dir}
+	src := &spoolSource{ctx: ctx, socket: *socket, dir: *dir, log: c.stderr}
 	defer src.close()
 	switch args[0] {
 	case "ls":
@@ -70,15 +82,24 @@ func lookIntoSpool(ctx context.Context, c *call) error {
 			return err
 		}
 		return printBlock(c.stdout, data, formatFor(*asJSON))
+	case "dead":
+		return spoolDead(c.stdout, src, args[1:], *all, *asJSON)
+	case "forget":
+		if len(args) != 2 {
+			return usagef("forget takes one sink's name; `millrace spool stats` lists those that the spool knows")
+		}
+		return spoolForget(c.stdout, src, args[1], *config, *asJSON)
 	}
-	return usagef("%q is none of ls, peek and stats", args[0])
+	return usagef("%q is none of ls, peek, stats, dead and forget", args[0])
 }
 
 // spoolSource is a running daemon, or files.
 type spoolSource struct {
 	ctx         context.Context
 	socket, dir string
+	log         io.Writer
 	files       *spool.Reader
+	writer      *spool.Maintenance
 }
 
 // ask asks the daemon, unless a folder is given or no daemon runs; then it
@@ -94,7 +115,7 @@ func (s *spoolSource) ask(path string, args url.Values, result any) (bool, error
 	if s.files == nil {
 		r, err := spool.OpenReadOnly(s.dir)
 		if err != nil {
-			return false, classify(err)
+			return false, err
 		}
 		s.files = r
 	}
@@ -105,6 +126,10 @@ func (s *spoolSource) close() {
 	if s.files != nil {
 		// It was only read from.
 		_ = s.files.Close()
+	}
+	if s.writer != nil {
+		// Nothing was done with it.
+		_ = s.writer.Close()
 	}
 }
 
@@ -159,12 +184,20 @@ func spoolStats(out io.Writer, src *spoolSource, asJSON bool) error {
 		return printJSON(out, st)
 	}
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintf(w, "on disk\t%s of %s in %d segments\n", bytesize.Size(st.DiskBytes), bytesize.Size(st.MaxBytes), st.Segments)
+	bound := "" // a reader of the files does not know it
+	if st.MaxBytes > 0 {
+		bound = " of " + bytesize.Size(st.MaxBytes).String()
+	}
+	fmt.Fprintf(w, "on disk\t%s%s in %d segments\n", bytesize.Size(st.DiskBytes), bound, st.Segments)
 	fmt.Fprintf(w, "open batches\t%d samples\n", st.OpenSamples)
-	fmt.Fprintf(w, "dead letters\t%d\n", st.DeadLetters)
+	fmt.Fprintf(w, "dead letters\t%d, %s\n", st.DeadLetters, bytesize.Size(st.DeadBytes))
 	for _, name := range sortedKeys(st.Sinks) {
 		s := st.Sinks[name]
-		fmt.Fprintf(w, "waiting for %s\t%d blocks, %d samples, %s\n", name, s.PendingBlocks, s.PendingSamples, bytesize.Size(s.PendingBytes))
+		gone := ""
+		if !s.Configured && st.MaxBytes > 0 { // only the daemon knows
+			gone = "; not configured any more: `millrace spool forget " + name + "` drops it"
+		}
+		fmt.Fprintf(w, "waiting for %s\t%d blocks, %d samples, %s%s\n", name, s.PendingBlocks, s.PendingSamples, bytesize.Size(s.PendingBytes), gone)
 	}
 	return w.Flush()
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -72,8 +74,8 @@ func printJSON(w io.Writer, v any) error {
 }
 
 func printStatus(out io.Writer, st *gateway.Status) {
-	fmt.Fprintf(out, "%s/%s  millrace %s  running for %s\n%s\n\n", st.Site, st.Gateway, st.Version,
-		time.Since(st.Started).Round(time.Second), st.Line)
+	fmt.Fprintf(out, "%s/%s  millrace %s  running for %s\n%s\nclock %s\n\n", st.Site, st.Gateway, st.Version,
+		st.Uptime.Round(time.Second), st.Line, clockLine(&st.Clock))
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "PART\tNAME\tSTATE\tSINCE\tWHY")
 	for _, k := range st.Components {
@@ -90,15 +92,20 @@ func printStatus(out io.Writer, st *gateway.Status) {
 		fmt.Fprintf(w, "%s\t%d blocks\t%d\t%s\t%d blocks\t%d\n", name, p.PendingBlocks, p.PendingSamples,
 			bytesize.Size(p.PendingBytes), st.Sinks[name].Blocks, st.Sinks[name].Retries)
 	}
+	line := fmt.Sprintf("%s of %s on disk", bytesize.Size(st.Spool.DiskBytes), bytesize.Size(st.Spool.MaxBytes))
+	if st.Forecast.Text != "" { // nothing is foretold in the first seconds
+		line += ", " + st.Forecast.Text
+	}
+	fmt.Fprintf(w, "\nspool: %s\n", line)
+	fmt.Fprintln(w, "\nSINK\tLANE\tBLOCKS\tMEDIAN\tMAX\t(seal to acknowledgement, last 5 minutes)")
+	for _, name := range sortedKeys(st.Sinks) {
+		for _, lane := range sortedKeys(st.Sinks[name].Lanes) {
+			l := st.Sinks[name].Lanes[lane]
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", name, lane, l.Recent.Count, l.Recent.Median.Round(time.Millisecond), l.Recent.Max.Round(time.Millisecond))
+		}
+	}
 	// A terminal that is gone cannot be told.
 	_ = w.Flush()
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -19,6 +19,7 @@ import (
 	"millrace/internal/clock"
 	"millrace/sample"
 	"millrace/sample/block"
+	"millrace/sample/ledger"
 	"millrace/spool"
 )
 
@@ -37,6 +38,8 @@ const (
 	timeResolution = int64(time.Millisecond)
 	// refusedRetry is when a refused producer should try again.
 	refusedRetry = 5 * time.Second
+	// maxClockHold is how long samples wait for the clock at most.
+	maxClockHold = 10 * time.Minute
 	beatEvery    = 10 * time.Second
 )
 
@@ -44,7 +47,10 @@ const (
 type Store interface {
 	Commit(c *spool.Commit) error
 	NeedsRotation() bool
-	Losses() []spool.Loss
+	DueLosses() []spool.Loss
+	Admit(need int64) error
+	Thinnable(after uint64, maxBytes int) ([]spool.Block, error)
+	Replace(r *spool.Replacement) error
 }
 
 // Health is told how the commits fare.
@@ -64,8 +70,21 @@ type Options struct {
 	// beside a segment of the spool; 4 MiB where 0.
 	MaxCommitBytes int
 	Log            *slog.Logger
-	Clock          clock.Clock
-	Health         Health
+	// Clock is the machine's. Sources stamp samples by Timeline, which is made of
+	// Clock where it is nil.
+	Clock    clock.Clock
+	Timeline *clock.Timeline
+	// ClockMode says what is done until the wall clock is synchronised, and
+	// ClockHold how long samples are held at most; 10 minutes where 0.
+	ClockMode ClockMode
+	ClockHold time.Duration
+	// ExpectSync says that a time service runs on this machine.
+	ExpectSync bool
+	Health     Health
+	// Version is the program's, for heartbeats. Backlog says what waits for
+	// delivery; nil where nobody knows.
+	Version string
+	Backlog func() ledger.Backlog
 }
 
 // Class decides which tags may share a stream, and when its batches are sealed.
@@ -73,6 +92,11 @@ type Class struct {
 	ScanRate time.Duration `json:"scan_rate"`
 	MaxAge   time.Duration `json:"max_age"`
 	MaxBytes int           `json:"max_bytes"` // packed
+	// Policy is DropOldest, Refuse or ThinOldest: what becomes of the samples
+	// where there is no room.
+	Policy spool.Policy `json:"policy,omitempty"`
+	// Urgent tags are sealed within a second, and have room of their own.
+	Urgent bool `json:"urgent,omitempty"`
 }
 
 // TagInfo is a configured tag.
@@ -82,6 +106,7 @@ type TagInfo struct {
 	Unit        string
 	Description string
 	Urgent      bool // sealed within a second
+	Counter     bool // every reading counts: none is thinned out
 	Rule        pipeline.Rule
 }
 
@@ -94,6 +119,9 @@ type SourceInfo struct {
 	MaxTags int
 	// Beat is called now and then while the source waits for the spool.
 	Beat func()
+	// Full is told, with the reason, that nothing is taken of a source whose
+	// policy is to refuse, and with nil that it is again. It may be nil.
+	Full func(why error)
 }
 
 // Batcher owns the open batches. Ports may be used from any goroutine; Run
@@ -103,8 +131,7 @@ type Batcher struct {
 	store    Store
 	encoder  *block.Encoder
 	epoch    uint64
-	boot     [16]byte
-	lastBoot [16]byte // of the parts that were recovered
+	lastBoot [16]byte // of recovered parts that do not say it
 
 	wake chan struct{} // a commit is wanted before the interval ends
 
@@ -115,16 +142,38 @@ type Batcher struct {
 	openBytes int
 	waiting   []func(error)
 	newMeta   []spool.KV
-	scratch   []*entry
-	room      chan struct{} // closed and renewed when rows leave memory
-	stalled   error         // why commits fail now
-	closed    bool
-	ports     []*Port
+	// newPolicies are those of streams that the spool is to learn.
+	newPolicies map[uint32]spool.Policy
+	scratch     []*entry
+	room        chan struct{} // closed and renewed when rows leave memory
+	stalled     error         // why commits fail now
+	refusing    error         // why nothing is taken of sources that refuse
+	refusals    uint64        // how often that began
+	// refusedFrom is since when sources were waiting as the run before ended, by name.
+	refusedFrom map[string]int64
+	closed      bool
+	ports       []*Port
+	keep        keeper
 
-	known map[string]uint64 // hash of the catalogue record last sent, by tag
+	known   map[string]uint64 // hash of the catalogue record last sent, by tag
+	polled  map[string]bool   // sources that emit without asking for an acknowledgement
+	nextGap uint64            // number of the last gap record that the gateway itself made
+	gaps    map[ledger.Cause]GapCount
+	bursts  map[*entry]*burst // of a server's overflows
+	// thinnedOut counts samples since the start.
+	thinnedOut uint64
 
-	settled uint64 // losses up to this id are in commits already; Run's own
-	pack    packer // Run's own
+	// What follows belongs to the goroutine that commits.
+	starting  bool          // New runs, and must not wait for room
+	left      *work         // what New found no room for
+	begun     bool          // this run has accounted for the time before it
+	lastAlive int64         // when the run before committed last, ns; 0 where there was none
+	alive     int64         // monotonic clock when this one stored the time last, ns
+	lastBeat  time.Duration // monotonic clock
+	// firstCommit is the monotonic clock at the first commit of Run.
+	firstCommit time.Duration
+	pack        packer
+	thinner     thinner
 }
 
 type slot struct {
@@ -137,6 +186,9 @@ type entry struct {
 	stream *stream
 	port   *Port
 	index  int
+	// counter says that every reading counts, so that none is thinned out.
+	counter bool
+	last    int64 // primary time of its last sample, ns; 0 before the first
 }
 
 // New builds a batcher on an opened spool and takes up its unsealed parts.
@@ -147,29 +199,62 @@ func New(o Options, store Store, st *spool.State) (*Batcher, error) {
 	if o.MaxCommitBytes == 0 {
 		o.MaxCommitBytes = 4 << 20
 	}
+	if o.ClockHold == 0 {
+		o.ClockHold = maxClockHold
+	}
+	if o.Timeline == nil {
+		o.Timeline = clock.NewTimeline(clock.SourceOf(o.Clock))
+	}
 	enc, err := block.NewEncoder()
 	if err != nil {
 		return nil, fmt.Errorf("block encoder: %w", err)
 	}
+	dec, err := block.NewDecoder()
+	if err != nil {
+		return nil, fmt.Errorf("block decoder: %w", err)
+	}
 	b := &Batcher{
-		o: o, store: store, encoder: enc, epoch: st.Epoch, boot: bootID(),
+		o: o, store: store, encoder: enc, epoch: st.Epoch,
 		wake:    make(chan struct{}, 1),
-		entries: map[string]*entry{}, slots: map[string]slot{}, known: map[string]uint64{}, room: make(chan struct{}),
+		thinner: thinner{dec: dec},
+		keep:    keeper{tl: o.Timeline, log: o.Log, mode: o.ClockMode, hold: o.ClockHold, expect: o.ExpectSync},
+		entries: map[string]*entry{}, slots: map[string]slot{}, known: map[string]uint64{}, newPolicies: map[uint32]spool.Policy{}, room: make(chan struct{}),
+		polled: map[string]bool{}, bursts: map[*entry]*burst{}, refusedFrom: map[string]int64{},
 	}
 	if err := b.restore(st); err != nil {
 		return nil, err
 	}
-	// What was recovered is sealed by itself, before this run's samples come:
-	// its clock is that of the run before.
-	if err := b.commit(context.Background(), true); err != nil {
+	// What was recovered is sealed before this run's samples come, so that no
+	// batch is of two boots. Parts of this boot may wait for the clock.
+	b.starting = true
+	w := b.begins(sealAll)
+	err = b.completes(context.Background(), w)
+	b.starting = false
+	var full *spool.FullError
+	if errors.As(err, &full) {
+		// Run goes on with it: sinks may make room, and none runs before.
+		b.left = w
+		return b, nil
+	}
+	if err != nil {
 		return nil, err
 	}
+	b.keep.before = nil
 	return b, nil
 }
 
-// Open registers a source. Its tags are assigned to streams, once and for all.
+// Open registers a source, before Run. Its tags are assigned to streams, once and
+// for all.
 func (b *Batcher) Open(src SourceInfo) (*Port, error) {
-	p := &Port{b: b, info: src}
+	p, err := b.open(src)
+	if err == nil && p.keeps {
+		b.admit() // before it brings anything
+	}
+	return p, err
+}
+
+func (b *Batcher) open(src SourceInfo) (*Port, error) {
+	p := &Port{b: b, info: src, keeps: src.Class.Policy == spool.Refuse}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range src.Tags {
@@ -182,9 +267,9 @@ func (b *Batcher) Open(src SourceInfo) (*Port, error) {
 		}
 		class := src.Class
 		if t.Urgent {
-			class.MaxAge = min(class.MaxAge, time.Second)
+			class.MaxAge, class.Urgent = min(class.MaxAge, time.Second), true
 		}
-		b.register(p, t.Name, class, &t.Rule)
+		b.register(p, t.Name, class, &t.Rule).counter = t.Counter
 		b.catalogue(p, t)
 	}
 	b.ports = append(b.ports, p)
@@ -206,9 +291,16 @@ func (b *Batcher) register(p *Port, name string, class Class, rule *pipeline.Rul
 	// The shortest age of its tags is the stream's: a tag that became urgent,
 	// say, keeps its stream for ever.
 	s.class.MaxAge = min(s.class.MaxAge, class.MaxAge)
+	b.demand(s, &class)
+	if kv, isNew := s.carries(p.info.Name); isNew {
+		b.newMeta = append(b.newMeta, kv)
+	}
 	e := &entry{state: pipeline.NewState(rule), stream: s, port: p, index: int(at.index)}
 	b.entries[name] = e
 	p.tags++
+	if s.demands.refuse {
+		b.keepAll(s)
+	}
 	return e
 }
 

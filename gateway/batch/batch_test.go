@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/gateway/pipeline"
@@ -25,6 +27,8 @@ type store struct {
 	losses  []spool.Loss
 	fail    error
 	rotate  bool
+	noRoom  error
+	accepts func(stream uint32) bool // of which streams there is room for data; all where nil
 	next    uint64
 	onStore func()
 }
@@ -38,6 +42,16 @@ func (s *store) Commit(c *spool.Commit) error {
 	if s.fail != nil {
 		return s.fail
 	}
+	for i := range c.Parts {
+		if s.accepts != nil && !s.accepts(c.Parts[i].Stream) {
+			return &spool.FullError{Err: errors.New("no room")}
+		}
+	}
+	for i := range c.Blocks {
+		if s.accepts != nil && !s.accepts(c.Blocks[i].Stream) {
+			return &spool.FullError{Err: errors.New("no room")}
+		}
+	}
 	if c.Rotate && len(c.Parts) > 0 {
 		return errors.New("a rotation with open parts")
 	}
@@ -45,12 +59,21 @@ func (s *store) Commit(c *spool.Commit) error {
 		s.next++
 		c.Blocks[i].Number = s.next
 	}
+	s.losses = slices.DeleteFunc(slices.Clone(s.losses), func(l spool.Loss) bool { return slices.Contains(c.Settle, l.ID) })
 	s.commits = append(s.commits, *c)
 	return nil
 }
 
-func (s *store) NeedsRotation() bool  { return s.rotate }
-func (s *store) Losses() []spool.Loss { return s.losses }
+func (s *store) Admit(int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.noRoom
+}
+
+func (s *store) NeedsRotation() bool                          { return s.rotate }
+func (s *store) DueLosses() []spool.Loss                      { return s.losses }
+func (s *store) Thinnable(uint64, int) ([]spool.Block, error) { return nil, nil }
+func (s *store) Replace(*spool.Replacement) error             { return errors.New("nothing is there to replace") }
 
 // state is what a spool with these commits would say when it is opened again.
 func (s *store) state(epoch uint64) *spool.State {
@@ -154,12 +177,12 @@ func TestSamplesComeBackAsTheyWere(t *testing.T) {
 	must(t, err)
 	for i := range 10 {
 		must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", i, noon), at("s/d/b", 100+i, noon)}, nil))
-		must(t, b.commit(t.Context(), false))
+		must(t, b.commit(t.Context(), sealDue))
 	}
 	if _, got := s.blocks(t); len(got) != 0 {
 		t.Fatalf("%d samples are sealed before the batch is due", len(got))
 	}
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	headers, got := s.blocks(t)
 	got = own(got)
 	if len(got) != 20 || got[0].Value.Int() != 0 || got[19].Value.Int() != 109 {
@@ -184,7 +207,7 @@ func TestDoneFollowsTheCommit(t *testing.T) {
 			t.Error("acknowledged before the commit")
 		}
 	}
-	must(t, b.commit(t.Context(), false))
+	must(t, b.commit(t.Context(), sealDue))
 	if !acked {
 		t.Error("not acknowledged after the commit")
 	}
@@ -198,7 +221,7 @@ func TestBrokenSpoolRefuses(t *testing.T) {
 	var got error
 	must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 1, noon)}, func(err error) { got = err }))
 	s.fail = &spool.BrokenError{Err: errors.New("EIO")}
-	if err := b.commit(t.Context(), false); err == nil {
+	if err := b.commit(t.Context(), sealDue); err == nil {
 		t.Error("the commit's error is hidden")
 	}
 	var refused *protocols.RefusedError
@@ -269,7 +292,7 @@ func TestEmitIsAllOrNothing(t *testing.T) {
 	if err := p.Emit(t.Context(), []sample.Sample{at("s/d/c", 1, noon)}, nil); err == nil {
 		t.Error("max_tags is not held")
 	}
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	if _, got := s.blocks(t); len(own(got)) != 1 {
 		t.Errorf("%d samples are stored, want 1", len(own(got)))
 	}
@@ -287,7 +310,7 @@ func TestABlockHoldsOneDay(t *testing.T) {
 	for i := range 10 {
 		must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", i, midnight.Add(time.Duration(i-5)*time.Second))}, nil))
 	}
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	headers, got := s.blocks(t)
 	if len(own(got)) != 10 {
 		t.Errorf("%d samples", len(own(got)))
@@ -326,7 +349,7 @@ func TestStreamsKeepTheirTags(t *testing.T) {
 	if before[names[0]].stream == before[names[299]].stream {
 		t.Error("300 tags share a stream")
 	}
-	must(t, b.commit(t.Context(), false))
+	must(t, b.commit(t.Context(), sealDue))
 	// The next run lists them the other way round.
 	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
 		names[i], names[j] = names[j], names[i]
@@ -348,13 +371,13 @@ func TestRestartSealsWhatWasOpen(t *testing.T) {
 	must(t, err)
 	for i := range 5 {
 		must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", i, noon)}, nil))
-		must(t, b.commit(t.Context(), i == 2))
+		must(t, b.commit(t.Context(), when(i == 2)))
 	}
 	b = open(t, s, s.state(3)) // as after a kill: two parts are open
 	p, err = b.Open(source("s/d/a"))
 	must(t, err)
 	must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 5, noon)}, nil))
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	headers, got := s.blocks(t)
 	got = own(got)
 	for i := range got {
@@ -382,11 +405,11 @@ func TestLossBecomesAGapRecord(t *testing.T) {
 	p, err := b.Open(source("s/d/a"))
 	must(t, err)
 	must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 1, noon)}, nil))
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	s.losses = []spool.Loss{{ID: 4, Stream: 1, FromSeq: 1, ToSeq: 1, Count: 1, Cause: spool.CauseEvicted}}
 	must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 2, noon)}, nil))
-	must(t, b.commit(t.Context(), true))
-	must(t, b.commit(t.Context(), true)) // it is declared once
+	must(t, b.commit(t.Context(), sealAll))
+	must(t, b.commit(t.Context(), sealAll)) // it is declared once
 	headers, got := s.blocks(t)
 	gaps := 0
 	for _, v := range got {
@@ -431,7 +454,7 @@ func TestBatchesAreSealedAtTheirSize(t *testing.T) {
 			batch = append(batch, sample.Sample{Tag: "s/d/a", Value: sample.IntValue(int64(n)), Time: noon.UnixNano() + int64(n%1e9)})
 		}
 		must(t, p.Emit(t.Context(), batch, nil))
-		must(t, b.commit(t.Context(), false))
+		must(t, b.commit(t.Context(), sealDue))
 	}
 	headers, _ := s.blocks(t)
 	if len(headers) < 3 {
@@ -457,7 +480,7 @@ func TestPolledSourceWaitsForRoom(t *testing.T) {
 		t.Fatalf("Emit did not wait: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	must(t, b.commit(t.Context(), false)) // over half of the bound: seals
+	must(t, b.commit(t.Context(), sealDue)) // over half of the bound: seals
 	must(t, <-waits)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -474,7 +497,7 @@ func TestUntrustedDeviceTime(t *testing.T) {
 	v := at("s/d/a", 1, noon)
 	v.SourceTime = 1 // 1970
 	must(t, p.Emit(t.Context(), []sample.Sample{v}, nil))
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	_, got := s.blocks(t)
 	if got = own(got); got[0].SourceTime != 0 || b.Counters()["src"].BadTime != 1 {
 		t.Errorf("sample %+v, counters %+v", got[0], b.Counters()["src"])
@@ -508,7 +531,7 @@ func BenchmarkEmit(b *testing.B) {
 			b.Fatal(err)
 		}
 		if i%100 == 0 {
-			if err := bt.commit(b.Context(), false); err != nil {
+			if err := bt.commit(b.Context(), sealDue); err != nil {
 				b.Fatal(err)
 			}
 			s.commits = s.commits[:0]
@@ -532,7 +555,7 @@ func TestABurstIsSplit(t *testing.T) {
 		}
 		must(t, p.Emit(t.Context(), batch[:min(len(batch), n-i)], nil))
 	}
-	must(t, b.commit(t.Context(), true))
+	must(t, b.commit(t.Context(), sealAll))
 	headers, got := s.blocks(t)
 	got = own(got)
 	if len(got) != n {
@@ -547,4 +570,47 @@ func TestABurstIsSplit(t *testing.T) {
 	if last.Produced != n || last.Seq < 2 {
 		t.Errorf("last header %+v", last)
 	}
+}
+
+// A spool that is full at the start does not keep the gateway from starting:
+// only sinks that run make room.
+func TestStartOnAFullSpool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		b := open(t, s, &spool.State{Epoch: 7})
+		p, err := b.Open(source("s/d/a", "s/d/b"))
+		must(t, err)
+		must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 1, noon), at("s/d/b", 1, noon)}, nil))
+		must(t, b.commit(t.Context(), sealDue))
+		st := s.state(7)
+		s.fail, s.rotate = &spool.FullError{}, true
+		b, err = New(Options{Site: "s", Gateway: "g", CommitInterval: time.Second, MaxCommitBytes: 1, Log: slog.New(slog.DiscardHandler),
+			Clock: clock.System{}, Health: noHealth{}}, s, st)
+		must(t, err)
+		p, err = b.Open(source("s/d/a", "s/d/b"))
+		must(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- b.Run(ctx) }()
+		must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/a", 2, noon)}, nil))
+		time.Sleep(time.Minute)
+		s.mu.Lock()
+		s.fail = nil
+		s.mu.Unlock()
+		time.Sleep(time.Minute)
+		stop()
+		must(t, <-ended)
+		_, samples := s.blocks(t)
+		came := map[string]int{}
+		for _, v := range samples {
+			came[v.Tag]++
+		}
+		if came["s/d/a"] != 2 || came["s/d/b"] != 1 {
+			t.Errorf("samples %v", came)
+		}
+		last := s.commits[len(s.commits)-1]
+		if !last.Rotate {
+			t.Error("the rotation is forgotten")
+		}
+	})
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"millrace/internal/backoff"
+	"millrace/internal/failpoint"
 	"millrace/protocols"
+	"millrace/sample/ledger"
 	"millrace/spool"
 )
 
@@ -18,6 +21,13 @@ func (b *Batcher) Run(ctx context.Context) error {
 	tick := time.NewTicker(b.o.CommitInterval)
 	defer tick.Stop()
 	b.o.Health.Up()
+	if b.left != nil {
+		if err := b.completes(ctx, b.left); err != nil {
+			b.close()
+			return err
+		}
+		b.left, b.keep.before = nil, nil
+	}
 	for {
 		stop := false
 		select {
@@ -27,13 +37,19 @@ func (b *Batcher) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		b.o.Health.Beat()
-		if err := b.commit(ctx, stop); err != nil {
+		b.admit()
+		b.records(stop)
+		err := b.commit(ctx, when(stop))
+		if err == nil && stop { // once every batch is sealed, its counts are final
+			b.heartbeat(ledger.AtStop)
+			err = b.commit(ctx, when(stop))
+		}
+		if err == nil && !stop {
+			err = b.thin()
+		}
+		if err != nil || stop {
 			b.close()
 			return err
-		}
-		if stop {
-			b.close()
-			return nil
 		}
 	}
 }
@@ -51,35 +67,85 @@ func (b *Batcher) close() {
 	b.room = make(chan struct{})
 }
 
+// extent says which batches a commit seals.
+type extent uint8
+
+const (
+	sealDue extent = iota // those at their age or size
+	sealAll               // all but those that wait for the clock
+	sealOut               // all, whatever they wait for
+)
+
+func when(stop bool) extent {
+	if stop {
+		return sealAll
+	}
+	return sealDue
+}
+
 // work is what one commit takes from the open batches.
 type work struct {
 	c       spool.Commit
 	parts   []taken // go to the open tier
 	seals   []taken // go into blocks
 	waiting []func(error)
-	bytes   int // row bytes that leave memory
+	// own is state that goes with what has room of its own, rest tells of other
+	// blocks. Both go with the transaction.
+	own, rest []spool.KV
+	time      sealTime
 }
 
 // taken is what one stream gives to a commit. What other goroutines may change
 // meanwhile is copied here, under the lock.
 type taken struct {
-	s         *stream
-	part      openPart // rows since the last commit, where has is set
-	has       bool
-	tags      []string
-	recovered bool
-	ratio     float64 // set by seal
+	s      *stream
+	part   openPart // rows since the last commit, where has is set
+	has    bool
+	tags   []string
+	bytes  int  // that leave memory with the seal
+	stored bool // the part is in a transaction
+	sealed bool // its blocks are
+	// reserved says that the stream has room of its own.
+	reserved bool
+	ratio    float64 // set by seal
+	oldest   int64   // monotonic clock of the batch's oldest row, ns
 }
 
 // commit makes durable what came since the last one and seals what is due, or
-// everything where all is set.
-func (b *Batcher) commit(ctx context.Context, all bool) error {
+// more.
+func (b *Batcher) commit(ctx context.Context, what extent) error {
+	return b.completes(ctx, b.begins(what))
+}
+
+// begins takes what a commit is to store.
+func (b *Batcher) begins(what extent) *work {
 	rotate := b.store.NeedsRotation()
 	settle := b.declareLosses()
-	w := b.collect(all || rotate)
+	if rotate {
+		what = sealOut
+	}
+	w := b.collect(what, nil)
+	failpoint.At("batch: taken")
+	if failpoint.On(failpoint.AckEarly) {
+		for _, done := range w.waiting {
+			done(nil)
+		}
+		w.waiting = nil
+	}
 	w.c.Settle = settle
 	w.c.Rotate = rotate
-	for i := range w.seals {
+	b.stampAlive(w, what != sealDue)
+	return w
+}
+
+// completes stores what a commit has taken. Where it fails for want of room,
+// which it does in New alone, it may be called again.
+func (b *Batcher) completes(ctx context.Context, w *work) error {
+	for { // a transaction that is short of room takes some away
+		i := slices.IndexFunc(w.seals, func(t taken) bool { return !t.sealed })
+		if i < 0 {
+			break
+		}
 		if err := b.seal(w, &w.seals[i]); err != nil {
 			return err
 		}
@@ -87,12 +153,8 @@ func (b *Batcher) commit(ctx context.Context, all bool) error {
 			return err
 		}
 	}
-	for _, t := range w.parts {
-		w.c.Parts = append(w.c.Parts, spool.Part{
-			Stream: t.s.id, Count: uint32(t.part.count), First: t.part.first, Last: t.part.last, Data: t.part.data,
-		})
-	}
-	if len(w.c.Parts)+len(w.c.Blocks)+len(w.c.Meta)+len(w.c.Settle) > 0 || rotate {
+	w.addParts(func(*stream) bool { return true })
+	if w.any() || w.c.Rotate {
 		if err := b.transact(ctx, w); err != nil {
 			return err
 		}
@@ -111,35 +173,66 @@ func (b *Batcher) flushBlocks(ctx context.Context, w *work) error {
 	if size < b.o.MaxCommitBytes {
 		return nil
 	}
-	all := w.c
-	w.c = spool.Commit{Blocks: all.Blocks, Meta: all.Meta}
+	rotate := w.c.Rotate
+	w.c.Rotate = false
+	// Gap records go with the state that counts them: a crash between this
+	// transaction and the next must neither lose a record nor count it again.
+	w.addParts(func(s *stream) bool { return s.id == systemStream })
 	err := b.transact(ctx, w)
-	w.c = spool.Commit{Settle: all.Settle, Rotate: all.Rotate}
-	return err
+	if err != nil {
+		w.c.Rotate = rotate
+		return err
+	}
+	w.c, w.own, w.rest = spool.Commit{Rotate: rotate}, nil, nil
+	return nil
 }
 
-// collect takes the rows of every stream under the lock.
-func (b *Batcher) collect(all bool) *work {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	w := &work{waiting: b.waiting}
-	b.waiting = nil
-	w.c.Meta, b.newMeta = b.newMeta, nil
-	// Well before producers must wait, everything is sealed: rows shrink to a
-	// tenth and leave memory.
-	all = all || b.openBytes > b.o.MaxOpenBytes/2
-	now := time.Now()
-	for _, s := range b.streams {
-		if s.rows == 0 {
+// addParts adds the parts of the streams that are wanted to the transaction,
+// unless they are in one already.
+func (w *work) addParts(wanted func(*stream) bool) {
+	for i := range w.parts {
+		t := &w.parts[i]
+		if t.stored || !wanted(t.s) {
 			continue
 		}
-		due := all || s.due(now)
+		t.stored = true
+		w.c.Parts = append(w.c.Parts, spool.Part{
+			Stream: t.s.id, Count: uint32(t.part.count), First: t.part.first, Last: t.part.last, Data: t.part.data,
+		})
+	}
+}
+
+// collect takes the rows of every stream under the lock, or of those wanted.
+func (b *Batcher) collect(what extent, wanted func(*stream) bool) *work {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k := &b.keep
+	b.keepTime()
+	w := &work{time: k.sealTime()}
+	if wanted == nil {
+		w.waiting, b.waiting = b.waiting, nil
+	}
+	w.own, b.newMeta = b.newMeta, nil
+	w.c.Policies = b.takePolicies()
+	// Well before producers must wait, everything is sealed: rows shrink to a
+	// tenth and leave memory.
+	if b.openBytes > b.o.MaxOpenBytes/2 {
+		what = sealOut
+	}
+	mono := int64(k.tl.SinceBoot())
+	for _, s := range b.streams {
+		if s.rows == 0 || wanted != nil && !wanted(s) {
+			continue
+		}
+		due := what != sealDue || s.held || s.due(mono)
+		s.held = due && what != sealOut && s.hold(k, mono)
+		due = due && !s.held
 		part, has := s.take()
-		t := taken{s: s, part: part, has: has, tags: s.tags, recovered: s.recovered, ratio: s.ratio}
+		t := taken{s: s, part: part, has: has, tags: s.tags, ratio: s.ratio, oldest: s.oldest, reserved: s.isReserved()}
 		switch {
 		case due:
-			w.bytes += s.bytes
-			s.rows, s.bytes, s.recovered = 0, 0, false
+			t.bytes = s.bytes
+			s.rows, s.bytes, s.foreign = 0, 0, false
 			w.seals = append(w.seals, t)
 		case has:
 			w.parts = append(w.parts, t)
@@ -151,10 +244,19 @@ func (b *Batcher) collect(all bool) *work {
 // transact runs the transaction, again and again while the spool is full: what
 // was taken is kept, and producers wait or are refused meanwhile.
 func (b *Batcher) transact(ctx context.Context, w *work) error {
+	var pending *work // what has room of its own and found none
 	for attempt := 0; ; attempt++ {
+		w.c.Meta = slices.Concat(w.own, w.rest)
 		err := b.store.Commit(&w.c)
 		if err == nil {
 			b.setStalled(nil)
+			if !pending.any() {
+				return nil
+			}
+			if err := b.transact(ctx, pending); err != nil {
+				return err
+			}
+			b.finish(pending)
 			return nil
 		}
 		var full *spool.FullError
@@ -163,9 +265,16 @@ func (b *Batcher) transact(ctx context.Context, w *work) error {
 			return fmt.Errorf("spool: %w", err)
 		}
 		b.setStalled(fmt.Errorf("the spool cannot take more: %w", err))
+		if b.starting {
+			return err
+		}
 		if ctx.Err() != nil && attempt > 3 {
 			b.refuse(w, err)
 			return fmt.Errorf("spool: the last %d parts and %d blocks could not be stored: %w", len(w.c.Parts), len(w.c.Blocks), err)
+		}
+		if pending, err = b.beside(ctx, w, pending, attempt > 0); err != nil {
+			b.refuse(w, err)
+			return fmt.Errorf("spool: %w", err)
 		}
 		wait := backoff.Policy{Base: 200 * time.Millisecond, Max: 10 * time.Second}.Wait(attempt)
 		if ctx.Err() == nil {
@@ -199,19 +308,18 @@ func (b *Batcher) setStalled(err error) {
 
 // finish follows a successful transaction.
 func (b *Batcher) finish(w *work) {
+	failpoint.At("batch: committed")
 	for _, t := range w.parts {
 		t.s.parts = append(t.s.parts, t.part)
-	}
-	for _, id := range w.c.Settle {
-		b.settled = max(b.settled, id)
 	}
 	b.mu.Lock()
 	for _, t := range w.seals {
 		t.s.parts, t.s.ratio = nil, t.ratio
 	}
-	b.openBytes -= w.bytes
-	close(b.room)
-	b.room = make(chan struct{})
+	for i := range w.seals {
+		b.openBytes -= w.seals[i].bytes
+	}
+	b.makeWay()
 	b.mu.Unlock()
 	for _, done := range w.waiting {
 		done(nil)

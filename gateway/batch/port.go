@@ -17,28 +17,48 @@ type Port struct {
 	tags     int
 	counters Counters
 	toldTime bool
+	polled   bool // it has emitted without asking for an acknowledgement
+	// keeps says that the source is to be refused where there is no room: by its
+	// policy, or since some of its tags are in a stream that keeps all it has.
+	keeps     bool
+	waiting   int   // polled batches that wait
+	waitsFrom int64 // since when, ns
+	stored    bool  // the spool knows that it waits
 }
 
 // Emit implements protocols.Emit.
 func (p *Port) Emit(ctx context.Context, batch []sample.Sample, done func(error)) error {
 	b := p.b
 	b.mu.Lock()
+	waits := false
 	for {
-		if err := b.full(done != nil); err == nil {
+		if err := b.full(p, done != nil); err == nil {
 			break
 		} else if done != nil || b.closed {
 			p.counters.Refused += uint64(len(batch))
 			b.mu.Unlock()
 			return &protocols.RefusedError{Reason: err.Error(), RetryAfter: refusedRetry}
 		}
+		if !waits {
+			waits = true
+			p.waits()
+		} else if b.refusing != nil && p.keeps && !p.stored {
+			p.storeWait()
+		}
 		room := b.room
 		b.mu.Unlock()
 		if err := p.await(ctx, room); err != nil {
+			b.mu.Lock()
+			p.waited()
+			b.mu.Unlock()
 			return fmt.Errorf("source %s: %d samples not taken: %w", p.info.Name, len(batch), err)
 		}
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
+	if waits {
+		p.waited()
+	}
 
 	// All of the batch is looked up before any of it is taken.
 	entries := b.scratch[:0]
@@ -60,6 +80,8 @@ func (p *Port) Emit(ctx context.Context, batch []sample.Sample, done func(error)
 	}
 	if done != nil {
 		b.waiting = append(b.waiting, done)
+	} else if !p.polled {
+		b.polls(p)
 	}
 	if done != nil || full {
 		b.wakeUp()
@@ -87,20 +109,33 @@ func (p *Port) await(ctx context.Context, room <-chan struct{}) error {
 // take runs one sample through its pipeline and into its stream. It reports
 // whether the stream's batch has reached its size.
 func (p *Port) take(e *entry, s sample.Sample) (full bool) {
+	k := &p.b.keep
 	s.Time -= s.Time % timeResolution
-	if s.SourceTime != 0 {
-		if off := s.SourceTime - s.Time; off > int64(maxClockOffset) || off < -int64(maxClockOffset) {
-			p.distrust(&s)
-		}
+	if s.SourceTime != 0 && !k.uncertain && farOff(s.SourceTime, s.Time+k.shift) {
+		p.distrust(&s)
 	}
+	// The pipeline's periods run on the timeline, which no step touches.
+	overflow := s.Quality.Overflow()
 	keep := e.state.Apply(&s)
 	p.counters.count(&s, keep)
+	s.Time += k.shift
+	if overflow {
+		p.b.overflowed(e, &s)
+	}
+	e.last = s.PrimaryTime()
 	if !keep {
 		return false
 	}
-	n := e.stream.add(e.index, &s)
+	n := p.b.add(e.stream, e.index, &s)
 	p.b.openBytes += n
 	return e.stream.full()
+}
+
+// farOff reports whether a device's time is too far from the gateway's to be
+// believed.
+func farOff(source, at int64) bool {
+	off := source - at
+	return off > int64(maxClockOffset) || off < -int64(maxClockOffset)
 }
 
 // distrust drops a device's time that is too far off, and says so once.
@@ -138,12 +173,14 @@ func (p *Port) resolve(s *sample.Sample) (*entry, error) {
 var plain = pipeline.Rule{Scale: 1}
 
 // full says why a batch cannot be taken now. Callers hold b.mu.
-func (b *Batcher) full(acknowledged bool) error {
+func (b *Batcher) full(p *Port, acknowledged bool) error {
 	switch {
 	case b.closed:
 		return errStopping
 	case acknowledged && b.stalled != nil:
 		return b.stalled
+	case p.keeps && b.refusing != nil:
+		return b.refusing
 	case b.openBytes >= b.o.MaxOpenBytes:
 		return fmt.Errorf("%d MiB of samples wait for the spool already", b.openBytes>>20)
 	}

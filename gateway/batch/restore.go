@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"sort"
 	"strings"
 	"time"
@@ -19,34 +20,48 @@ func (b *Batcher) restore(st *spool.State) error {
 	if err := b.restoreStreams(st); err != nil {
 		return err
 	}
+	b.keep.start()
+	if err := b.lastSigns(st); err != nil {
+		return fmt.Errorf("open batches: %w", err)
+	}
 	if len(b.streams) == 0 {
 		b.streams = append(b.streams, newStream(systemStream, Class{MaxAge: time.Second, MaxBytes: 180 << 10}))
 		b.newMeta = append(b.newMeta, b.streams[0].meta())
 	}
-	if b.lastBoot != b.boot {
-		b.newMeta = append(b.newMeta, spool.KV{Key: "boot", Value: b.boot[:]})
+	for _, s := range b.streams {
+		s.policy = st.Policies[s.id]
 	}
+	b.give(b.streams[systemStream], spool.Reserved)
 	for _, p := range st.Parts {
 		if int(p.Stream) >= len(b.streams) {
 			return fmt.Errorf("the spool holds samples of stream %d, which it does not list: move the spool aside and report this", p.Stream)
 		}
 		s := b.streams[p.Stream]
 		n := 0
-		err := block.ReadPart(p.Data, func(tag int, _ *sample.Sample) error {
+		by, err := block.ReadPartClock(p.Data)
+		if err != nil {
+			return fmt.Errorf("open batch of stream %s: %w", s.name, err)
+		}
+		oldest := int64(math.MaxInt64)
+		err = block.ReadPart(p.Data, func(tag int, v *sample.Sample) error {
 			if tag >= len(s.tags) {
 				return fmt.Errorf("tag %d of stream %s is not assigned", tag, s.name)
 			}
 			n++
+			oldest = min(oldest, v.Time-by.Mono)
 			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("open batch of stream %s: %w", s.name, err)
 		}
-		s.parts = append(s.parts, openPart{data: p.Data, count: n, first: p.First, last: p.Last})
+		s.parts = append(s.parts, openPart{data: p.Data, count: n, first: p.First, last: p.Last, clock: by})
+		if s.rows == 0 || oldest < s.opened {
+			s.opened, s.oldest = oldest, oldest
+		}
+		s.foreign = s.foreign || !by.Stated || by.Boot != b.keep.boot
 		s.rows += n
 		s.bytes += len(p.Data)
 		b.openBytes += len(p.Data)
-		s.recovered = true
 	}
 	return nil
 }
@@ -54,10 +69,20 @@ func (b *Batcher) restore(st *spool.State) error {
 func (b *Batcher) restoreStreams(st *spool.State) error {
 	meta := append([]spool.KV(nil), st.Meta...)
 	sort.Slice(meta, func(i, j int) bool { return meta[i].Key < meta[j].Key })
-	for _, kv := range meta { // "stream/" sorts before "tag/", and by id
+	for _, kv := range meta { // "stream/" sorts before what refers to streams, and by id
 		switch {
 		case kv.Key == "boot" && len(kv.Value) == len(b.lastBoot):
 			copy(b.lastBoot[:], kv.Value)
+		case kv.Key == keyNextGap && len(kv.Value) == 8:
+			b.nextGap = binary.BigEndian.Uint64(kv.Value)
+		case strings.HasPrefix(kv.Key, keyPolled):
+			b.polled[strings.TrimPrefix(kv.Key, keyPolled)] = true
+		case strings.HasPrefix(kv.Key, keyRefused):
+			b.restoreRefused(kv)
+		case kv.Key == clockKey:
+			if err := b.keep.restore(kv.Value); err != nil {
+				return err
+			}
 		case strings.HasPrefix(kv.Key, "cat/") && len(kv.Value) == 8:
 			b.known[strings.TrimPrefix(kv.Key, "cat/")] = binary.BigEndian.Uint64(kv.Value)
 		case strings.HasPrefix(kv.Key, "stream/"):
@@ -67,7 +92,12 @@ func (b *Batcher) restoreStreams(st *spool.State) error {
 			}
 			s := newStream(uint32(len(b.streams)), m.Class)
 			s.seq, s.produced, s.lost = max(m.Seq, st.LastSeq[s.id]), m.Produced, m.Lost
+			s.thinned, s.replaced = m.Thinned, m.Replaced
 			b.streams = append(b.streams, s)
+		case strings.HasPrefix(kv.Key, keyCarries):
+			if err := b.restoreCarries(kv); err != nil {
+				return err
+			}
 		case strings.HasPrefix(kv.Key, "tag/"):
 			if len(kv.Value) != 6 {
 				return fmt.Errorf("spool state %s: %d bytes, want 6", kv.Key, len(kv.Value))

@@ -30,14 +30,14 @@ func (b *Batcher) seal(w *work, t *taken) error {
 	if t.has {
 		parts = append(parts[:len(parts):len(parts)], t.part)
 	}
-	rows, rowBytes := 0, 0
+	rowBytes := 0
 	for _, p := range parts {
-		rows += p.count
 		rowBytes += len(p.data)
 	}
 	packed := 0
-	for _, d := range b.days(parts) {
-		n, err := b.sealRows(w, t, parts, d, 0, rows)
+	groups := b.groups(parts, &w.time)
+	for i := range groups {
+		n, err := b.sealGroup(w, t, &groups[i])
 		if err != nil {
 			return fmt.Errorf("BUG: the open batch of stream %s does not pack: %w", s.name, err)
 		}
@@ -46,12 +46,47 @@ func (b *Batcher) seal(w *work, t *taken) error {
 	if rowBytes > 0 {
 		t.ratio = float64(packed) / float64(rowBytes)
 	}
-	w.c.Meta = append(w.c.Meta, s.meta())
+	t.sealed = true
+	if t.reserved {
+		w.own = append(w.own, s.meta())
+	} else {
+		w.rest = append(w.rest, s.meta())
+	}
 	return nil
 }
 
-// days lists the UTC days of the parts' samples, in order of appearance.
-func (b *Batcher) days(parts []openPart) []int64 {
+// sealGroup packs rows of one clock, and returns the packed size.
+func (b *Batcher) sealGroup(w *work, t *taken, g *group) (packed int, err error) {
+	if g.own && g.state == block.ClockFree {
+		b.noteFree(w, t.oldest)
+	}
+	for _, d := range b.days(g) {
+		// A batch that waited for the clock may be many times one that did not.
+		for from := 0; from < g.rows; from += maxOpenRows {
+			n, err := b.sealRows(w, t, g, d, from, min(from+maxOpenRows, g.rows))
+			if err != nil {
+				return packed, err
+			}
+			packed += n
+		}
+	}
+	return packed, nil
+}
+
+// noteFree remembers, in the same transaction, from which reading of the
+// monotonic clock on samples went up with a clock that ran free.
+func (b *Batcher) noteFree(w *work, from int64) {
+	from = max(1, from)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := &b.keep.saved; c.FreeFrom == 0 || from < c.FreeFrom {
+		c.FreeFrom = from
+		w.rest = append(w.rest, c.meta())
+	}
+}
+
+// days lists the UTC days of the rows, in order of appearance.
+func (b *Batcher) days(g *group) []int64 {
 	days := b.pack.days[:0]
 	add := func(d int64) {
 		for _, known := range days {
@@ -61,16 +96,16 @@ func (b *Batcher) days(parts []openPart) []int64 {
 		}
 		days = append(days, d)
 	}
-	for _, p := range parts {
-		if dayOf(p.first) == dayOf(p.last) {
+	for i := range g.parts {
+		p := &g.parts[i]
+		if g.moves(p) == 0 && !g.judges(p) && dayOf(p.first) == dayOf(p.last) {
 			add(dayOf(p.first))
 			continue
 		}
+		one := *g
+		one.parts = g.parts[i : i+1]
 		// An unreadable part is reported by the pass that packs it.
-		_ = block.ReadPart(p.data, func(_ int, v *sample.Sample) error {
-			add(dayOf(v.PrimaryTime()))
-			return nil
-		})
+		_ = one.each(func(_ int, v *sample.Sample) { add(dayOf(v.PrimaryTime())) })
 	}
 	b.pack.days = days
 	return days
@@ -85,31 +120,25 @@ func dayOf(ns int64) int64 {
 
 // sealRows packs the rows from..to that fall on one day, in two blocks or more
 // where one would be too large, and returns the packed size.
-func (b *Batcher) sealRows(w *work, t *taken, parts []openPart, onDay int64, from, to int) (int, error) {
+func (b *Batcher) sealRows(w *work, t *taken, g *group, onDay int64, from, to int) (int, error) {
 	s, enc := t.s, b.encoder
 	enc.Reset(t.tags)
 	i := 0
-	for _, p := range parts {
-		err := block.ReadPart(p.data, func(tag int, v *sample.Sample) error {
-			if i >= from && i < to && dayOf(v.PrimaryTime()) == onDay {
-				enc.Add(tag, v)
-			}
-			i++
-			return nil
-		})
-		if err != nil {
-			return 0, err
+	err := g.each(func(tag int, v *sample.Sample) {
+		if i >= from && i < to && dayOf(v.PrimaryTime()) == onDay {
+			enc.Add(tag, v)
 		}
+		i++
+	})
+	if err != nil {
+		return 0, err
 	}
 	if enc.Len() == 0 {
 		return 0, nil
 	}
 	h := block.Header{
 		Site: b.o.Site, Gateway: b.o.Gateway, Stream: s.name, Epoch: b.epoch, Seq: s.seq + 1,
-		Produced: s.produced + uint64(enc.Len()), Lost: s.lost, Boot: b.boot, Mono: monoOffset(), Clock: clockState(),
-	}
-	if t.recovered {
-		h.Boot, h.Mono, h.Clock = b.lastBoot, 0, block.ClockUnknown
+		Produced: s.produced + uint64(enc.Len()), Lost: s.lost, Thinned: s.thinned, Boot: g.boot, Mono: g.mono, Clock: g.state,
 	}
 	packed, err := enc.Encode(b.pack.buf[:0], h)
 	tooLarge := errors.Is(err, block.ErrTooLarge)
@@ -121,11 +150,11 @@ func (b *Batcher) sealRows(w *work, t *taken, parts []openPart, onDay int64, fro
 	}
 	if (tooLarge || len(packed) > maxBlockBytes) && to-from > 1 {
 		half := from + (to-from)/2
-		first, err := b.sealRows(w, t, parts, onDay, from, half)
+		first, err := b.sealRows(w, t, g, onDay, from, half)
 		if err != nil {
 			return 0, err
 		}
-		second, err := b.sealRows(w, t, parts, onDay, half, to)
+		second, err := b.sealRows(w, t, g, onDay, half, to)
 		return first + second, err
 	}
 	if tooLarge {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +27,9 @@ import (
 // maxFile bounds a configuration file; ten thousand tags take about 1 MiB.
 const maxFile = 4 << 20
 
+// maxHold is the longest that samples wait for the clock.
+const maxHold = 10 * time.Minute
+
 // Registry lists what a configuration can name.
 type Registry struct {
 	Protocols []protocols.Protocol
@@ -32,18 +38,27 @@ type Registry struct {
 
 // Config is a checked configuration.
 type Config struct {
-	Gateway Gateway
-	Spool   Spool
-	Log     Log
-	Control Control
-	Sources []Source
-	Sinks   []Sink
+	Gateway  Gateway
+	Clock    Clock
+	Spool    Spool
+	Log      Log
+	Control  Control
+	Shutdown Shutdown
+	Metrics  Metrics
+	Sources  []Source
+	Sinks    []Sink
 }
 
 // Gateway names the gateway. Both names are part of every block's identity.
 type Gateway struct {
 	Site string `yaml:"site"`
 	ID   string `yaml:"id"`
+}
+
+// Clock says what is done while the wall clock is not synchronised.
+type Clock struct {
+	Sync string        `yaml:"sync"`
+	Hold time.Duration `yaml:"hold"`
 }
 
 // Spool is where samples wait.
@@ -66,6 +81,33 @@ type Control struct {
 	Group  string `yaml:"group"`
 }
 
+// Shutdown says how long a stop waits for deliveries.
+type Shutdown struct {
+	// Grace is how long deliveries go on after the sources have stopped.
+	Grace time.Duration `yaml:"grace"`
+	// Deadline is when requests that are under way are cut off, from the same
+	// moment; not before Grace.
+	Deadline time.Duration `yaml:"deadline"`
+}
+
+// MaxDeadline bounds Shutdown.Deadline, so that a stop fits the unit's
+// TimeoutStopSec.
+const MaxDeadline = time.Minute
+
+// DefaultShutdown is what holds where nothing is set.
+func DefaultShutdown() Shutdown {
+	return Shutdown{Grace: 10 * time.Second, Deadline: 15 * time.Second}
+}
+
+// Metrics says where metrics are served.
+type Metrics struct {
+	// Listen is host:port; empty is nowhere but the local socket.
+	Listen string `yaml:"listen"`
+	// Insecure allows an address beyond this machine, where whoever reaches it
+	// can read names and counts.
+	Insecure bool `yaml:"insecure"`
+}
+
 // Batch says when a batch is sealed.
 type Batch struct {
 	MaxAge   time.Duration `yaml:"max_age"`
@@ -78,11 +120,21 @@ type Source struct {
 	ScanRate           time.Duration
 	Batch              Batch
 	MaxTags            int
-	Tags               []Tag
-	Protocol           protocols.Protocol
-	Connection         protocols.Config
-	Spec               *protocols.SourceConfig
+	// WhenFull is what becomes of the source's samples while the spool is full:
+	// drop_oldest, refuse or thin_oldest.
+	WhenFull   string
+	Tags       []Tag
+	Protocol   protocols.Protocol
+	Connection protocols.Config
+	Spec       *protocols.SourceConfig
 }
+
+// The words of Source.WhenFull.
+const (
+	DropOldest = "drop_oldest" // the oldest blocks go, declared
+	Refuse     = "refuse"      // what is taken stays; no more is taken until there is room
+	ThinOldest = "thin_oldest" // the oldest blocks are thinned out, and then go
+)
 
 // Tag is one configured tag.
 type Tag struct {
@@ -92,24 +144,23 @@ type Tag struct {
 	Unit        string
 	Description string
 	Urgent      bool
-	Rule        pipeline.Rule
-}
-
-// Sink is one sink, ready to be opened.
-type Sink struct {
-	Name, Type string
-	Kind       uploader.Kind
-	Config     uploader.Config
+	// Counter says that the value only rises, so that every reading of it counts:
+	// none is thinned out.
+	Counter bool
+	Rule    pipeline.Rule
 }
 
 // file is the YAML file's own shape.
 type file struct {
-	Gateway Gateway     `yaml:"gateway"`
-	Spool   Spool       `yaml:"spool"`
-	Log     Log         `yaml:"log"`
-	Control Control     `yaml:"control"`
-	Sources []yaml.Node `yaml:"sources"`
-	Sinks   []yaml.Node `yaml:"sinks"`
+	Gateway  Gateway     `yaml:"gateway"`
+	Clock    Clock       `yaml:"clock"`
+	Spool    Spool       `yaml:"spool"`
+	Log      Log         `yaml:"log"`
+	Control  Control     `yaml:"control"`
+	Shutdown Shutdown    `yaml:"shutdown"`
+	Metrics  Metrics     `yaml:"metrics"`
+	Sources  []yaml.Node `yaml:"sources"`
+	Sinks    []yaml.Node `yaml:"sinks"`
 }
 
 type fileSource struct {
@@ -119,6 +170,7 @@ type fileSource struct {
 	ScanRate   time.Duration `yaml:"scan_rate"`
 	Batch      Batch         `yaml:"batch"`
 	MaxTags    int           `yaml:"max_tags"`
+	WhenFull   string        `yaml:"when_full"`
 	Connection yaml.Node     `yaml:"connection"`
 	Tags       []fileTag     `yaml:"tags"`
 }
@@ -138,26 +190,24 @@ type fileTag struct {
 	Deadband    pipeline.Deadband `yaml:"deadband"`
 	MaxSilence  time.Duration     `yaml:"max_silence"`
 	Urgent      bool              `yaml:"urgent"`
+	Counter     bool              `yaml:"counter"`
 	Description string            `yaml:"description"`
-}
-
-type fileSink struct {
-	Name string `yaml:"name"`
-	Type string `yaml:"type"`
 }
 
 // defaults is a file in which nothing is set.
 func defaults() file {
 	return file{
-		Spool:   Spool{Dir: "/var/lib/millrace/spool", MaxSize: 2 * bytesize.GiB, CommitInterval: time.Second},
-		Log:     Log{Level: "info", Format: "auto"},
-		Control: Control{Socket: "/run/millrace/control.sock"},
+		Clock:    Clock{Sync: "auto", Hold: maxHold},
+		Spool:    Spool{Dir: "/var/lib/millrace/spool", MaxSize: 2 * bytesize.GiB, CommitInterval: time.Second},
+		Log:      Log{Level: "info", Format: "auto"},
+		Control:  Control{Socket: "/run/millrace/control.sock"},
+		Shutdown: DefaultShutdown(),
 	}
 }
 
 // defaultSource is a source in which nothing is set.
 func defaultSource() fileSource {
-	return fileSource{ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000}
+	return fileSource{ScanRate: time.Second, Batch: Batch{MaxAge: time.Minute, MaxBytes: 180 * bytesize.KiB}, MaxTags: 10_000, WhenFull: DropOldest}
 }
 
 // Load reads and checks a file. Its error is of type Errors.
@@ -200,7 +250,7 @@ func Parse(name string, data []byte, r Registry) (*Config, error) {
 	}
 	raw := defaults()
 	d.decode(root, "", reflect.ValueOf(&raw).Elem())
-	cfg := &Config{Gateway: raw.Gateway, Spool: raw.Spool, Log: raw.Log, Control: raw.Control}
+	cfg := &Config{Gateway: raw.Gateway, Clock: raw.Clock, Spool: raw.Spool, Log: raw.Log, Control: raw.Control, Shutdown: raw.Shutdown, Metrics: raw.Metrics}
 	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}}
 	c.general()
 	for i := range raw.Sources {
@@ -268,18 +318,20 @@ func (c *checker) general() {
 	if s.CommitInterval < 10*time.Millisecond || s.CommitInterval > time.Minute {
 		c.wrong("spool.commit_interval", fmt.Sprintf("%s is not between 10ms and 1m", s.CommitInterval), "it is what a power cut can take from polled sources; 1s is good")
 	}
-	oneOf := func(path, value string, words ...string) {
-		for _, w := range words {
-			if w == value {
-				return
-			}
-		}
-		c.wrong(path, fmt.Sprintf("%q is not one of %s", value, strings.Join(words, ", ")), "")
+	c.oneOf("clock.sync", c.cfg.Clock.Sync, "auto", "require", "ignore")
+	if h := c.cfg.Clock.Hold; h < time.Second || h > maxHold {
+		c.wrong("clock.hold", fmt.Sprintf("%s is not between 1s and %s", h, maxHold), "it is how long samples wait for the clock; where they are not to wait, write sync: ignore")
 	}
-	oneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
-	oneOf("log.format", c.cfg.Log.Format, "auto", "text", "json", "journal")
+	c.oneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
+	c.oneOf("log.format", c.cfg.Log.Format, "auto", "text", "json", "journal")
 	if c.cfg.Control.Socket == "" {
 		c.wrong("control.socket", "is empty", "leave it out for /run/millrace/control.sock")
+	}
+	c.metrics()
+	if d := c.cfg.Shutdown.Deadline; d < time.Second || d > MaxDeadline {
+		c.wrong("shutdown.deadline", fmt.Sprintf("%s is not between 1s and %s", d, MaxDeadline), "systemd allows 90s for the whole stop; what is not delivered stays in the spool")
+	} else if g := c.cfg.Shutdown.Grace; g < 0 || g > d {
+		c.wrong("shutdown.grace", fmt.Sprintf("%s is not between 0s and shutdown.deadline (%s)", g, d), "deliveries go on for the grace, and what is under way then has until the deadline")
 	}
 	if n := c.nodes["sources"]; n == nil || len(n.Content) == 0 {
 		c.wrong("sources", "there is no source, so nothing would be read", "add one; configs/ has an example for each protocol")
@@ -289,13 +341,37 @@ func (c *checker) general() {
 	}
 }
 
+// oneOf checks a value that is one of a few words.
+func (c *checker) oneOf(path, value string, words ...string) {
+	if !slices.Contains(words, value) {
+		c.wrong(path, fmt.Sprintf("%q is not one of %s", value, strings.Join(words, ", ")), "")
+	}
+}
+
+func (c *checker) metrics() {
+	m := &c.cfg.Metrics
+	if m.Listen == "" {
+		return
+	}
+	host, port, err := net.SplitHostPort(m.Listen)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 && port != "0" {
+		c.wrong("metrics.listen", fmt.Sprintf("%q is not host:port", m.Listen), "write for example 127.0.0.1:9180")
+		return
+	}
+	ip := net.ParseIP(host)
+	if local := host == "localhost" || ip != nil && ip.IsLoopback(); !local && !m.Insecure {
+		c.wrong("metrics.listen", fmt.Sprintf("%s can be reached from other machines, without a password or encryption", m.Listen),
+			"listen on 127.0.0.1, or write insecure: true beside it where the network is trusted")
+	}
+}
+
 // Shapes returns the structs whose yaml keys a file may hold besides those of
 // protocols and sinks, filled with the defaults, for a test that every key and
 // its default is documented.
 func Shapes() map[string]any {
 	one := 1.0
 	return map[string]any{
-		"the file": defaults(), "a source": defaultSource(), "a sink": fileSink{},
+		"the file": defaults(), "a source": defaultSource(), "a sink": defaultSink(),
 		"a tag": fileTag{Scale: &one, MaxSilence: pipeline.DefaultMaxSilence},
 	}
 }

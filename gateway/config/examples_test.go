@@ -136,7 +136,7 @@ func parseReference(t *testing.T) map[string]map[string]string {
 				things = append(things, "type "+m[1])
 			}
 			switch heading {
-			case "gateway", "spool", "log", "control":
+			case "gateway", "clock", "spool", "log", "control", "shutdown", "metrics":
 				things, prefix = []string{"the file"}, heading+"."
 			case "sources":
 				things = []string{"a source"}

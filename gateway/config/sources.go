@@ -22,7 +22,7 @@ func (c *checker) source(i int, n *yaml.Node) {
 		return // reported
 	}
 	src := Source{
-		Name: raw.Name, Type: raw.Type, Device: raw.Device, ScanRate: raw.ScanRate, Batch: raw.Batch, MaxTags: raw.MaxTags,
+		Name: raw.Name, Type: raw.Type, Device: raw.Device, ScanRate: raw.ScanRate, Batch: raw.Batch, MaxTags: raw.MaxTags, WhenFull: raw.WhenFull,
 	}
 	c.name(path, raw.Name, "source")
 	if src.Device == "" {
@@ -65,6 +65,7 @@ func (c *checker) sourceLimits(path string, src *Source) {
 	if src.MaxTags < 1 || src.MaxTags > 1_000_000 {
 		c.wrong(path+".max_tags", fmt.Sprintf("%d is not between 1 and 1000000", src.MaxTags), "")
 	}
+	c.oneOf(path+".when_full", src.WhenFull, DropOldest, Refuse, ThinOldest)
 }
 
 // name checks the name of a source or sink against those before it.
@@ -131,7 +132,7 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	} else {
 		c.tags[full] = path + ".name"
 	}
-	t := Tag{Name: full, Address: raw.Address, Type: raw.Type, Unit: raw.Unit, Description: raw.Description, Urgent: raw.Urgent}
+	t := Tag{Name: full, Address: raw.Address, Type: raw.Type, Unit: raw.Unit, Description: raw.Description, Urgent: raw.Urgent, Counter: raw.Counter}
 	r := pipeline.Rule{Scale: 1, Offset: raw.Offset, Deadband: raw.Deadband, MaxSilence: raw.MaxSilence}
 	if raw.Scale != nil {
 		r.Scale = *raw.Scale
@@ -157,6 +158,9 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	if raw.ScanRate < 0 || raw.ScanRate > 24*time.Hour || raw.ScanRate > 0 && raw.ScanRate < time.Millisecond {
 		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
 	}
+	if raw.Counter && (raw.Type == "string" || raw.Type == "bool") {
+		c.wrong(path+".counter", "has no meaning for a "+raw.Type, "leave it out")
+	}
 	scaled := r.Scale != 1 || r.Offset != 0
 	if numeric := scaled || r.HasMin || r.HasMax || raw.Deadband.Kind != pipeline.NoDeadband; numeric && (raw.Type == "string" || raw.Type == "bool" && raw.Deadband.Kind == pipeline.NoDeadband) {
 		c.wrong(path+".type", "scale, offset, min, max and deadband have no meaning for a "+raw.Type, "leave them out")
@@ -166,42 +170,4 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	spec.Tags = append(spec.Tags, protocols.Tag{
 		Name: full, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order, ScanRate: raw.ScanRate, Scaled: scaled,
 	})
-}
-
-func (c *checker) sink(i int, n *yaml.Node) {
-	path := fmt.Sprintf("sinks[%d]", i)
-	c.nodes[path] = n
-	if isNull(n) {
-		return // reported
-	}
-	if n.Kind != yaml.MappingNode {
-		c.unreadable(n, path, "keys are expected here, not "+kindName(n), "write - name: …, and type: … below it")
-		return
-	}
-	var raw fileSink
-	pairs := c.pairs(n, path)
-	for _, p := range pairs { // the type says which keys there are
-		if p.key.Value == "type" {
-			c.decode(p.value, path+".type", reflect.ValueOf(&raw.Type).Elem())
-		}
-	}
-	s := Sink{Type: raw.Type}
-	var types []string
-	for _, k := range c.registry.Sinks {
-		types = append(types, k.Type())
-		if k.Type() == raw.Type {
-			s.Kind, s.Config = k, k.NewConfig()
-		}
-	}
-	if s.Kind == nil {
-		c.unknownType(path, raw.Type, types)
-		return
-	}
-	c.fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
-	s.Name = raw.Name
-	c.name(path, raw.Name, "sink")
-	for _, f := range s.Config.Validate() {
-		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
-	}
-	c.cfg.Sinks = append(c.cfg.Sinks, s)
 }

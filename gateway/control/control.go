@@ -17,11 +17,18 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// maxReply bounds what a client reads.
-const maxReply = 64 << 20
+const (
+	// maxReply bounds what a client reads.
+	maxReply = 64 << 20
+	// readTimeout bounds a question, and changeTimeout a change, which may be a
+	// transaction for each of thousands of dead letters on a slow disk.
+	readTimeout   = 30 * time.Second
+	changeTimeout = 10 * time.Minute
+)
 
 // Handler answers one path. What it returns is sent as JSON.
 type Handler func(ctx context.Context, args url.Values) (any, error)
@@ -34,7 +41,9 @@ type Server struct {
 }
 
 // Serve listens on a Unix socket at path, readable and writable by the owner
-// and by group (where it is not empty), and by nobody else.
+// and by group (where it is not empty), and by nobody else. The handlers' keys
+// are paths, which are read by GET; one that changes something has its method
+// before it: "POST /v1/spool/forget".
 func Serve(path, group string, handlers map[string]Handler, log *slog.Logger) (*Server, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("folder of the local socket: %w", err)
@@ -60,11 +69,14 @@ func Serve(path, group string, handlers map[string]Handler, log *slog.Logger) (*
 	}
 	mux := http.NewServeMux()
 	for pattern, h := range handlers {
-		mux.HandleFunc("GET "+pattern, answer(h))
+		if !strings.Contains(pattern, " ") {
+			pattern = http.MethodGet + " " + pattern
+		}
+		mux.HandleFunc(pattern, answer(h))
 	}
 	s := &Server{
 		path: path, done: make(chan struct{}),
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)},
+		http: &http.Server{Handler: mux, ConnContext: withPeer, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)},
 	}
 	go func() {
 		defer close(s.done)
@@ -146,13 +158,26 @@ var ErrNotRunning = errors.New("no running millrace answers")
 
 // Call asks the daemon on the socket and decodes its result.
 func Call(ctx context.Context, socket, path string, args url.Values, result any) error {
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	return do(ctx, http.MethodGet, socket, path, args, result)
+}
+
+// Post has the daemon on the socket change something and decodes its result.
+func Post(ctx context.Context, socket, path string, args url.Values, result any) error {
+	return do(ctx, http.MethodPost, socket, path, args, result)
+}
+
+func do(ctx context.Context, method, socket, path string, args url.Values, result any) error {
+	timeout := readTimeout
+	if method != http.MethodGet {
+		timeout = changeTimeout
+	}
+	client := &http.Client{Timeout: timeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://millrace"+path+"?"+args.Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://millrace"+path+"?"+args.Encode(), nil)
 	if err != nil {
 		return err
 	}

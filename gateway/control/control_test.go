@@ -77,3 +77,30 @@ func TestAFileIsNotReplaced(t *testing.T) {
 		t.Error("an unknown group was taken")
 	}
 }
+
+// What changes something is reached by POST alone, and knows who asks.
+func TestChangesAreMadeByPostAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	changes := 0
+	s, err := Serve(path, "", map[string]Handler{
+		"POST /v1/change": func(ctx context.Context, args url.Values) (any, error) {
+			changes++
+			p, ok := PeerOf(ctx)
+			if !ok || p.PID != os.Getpid() || int(p.UID) != os.Getuid() || int(p.GID) != os.Getgid() {
+				t.Errorf("the caller is %+v, %v", p, ok)
+			}
+			return args.Get("word"), nil
+		},
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := Call(t.Context(), path, "/v1/change", nil, nil); err == nil || changes != 0 {
+		t.Errorf("a change was made by GET: %v", err)
+	}
+	var word string
+	if err := Post(t.Context(), path, "/v1/change", url.Values{"word": {"mill"}}, &word); err != nil || word != "mill" || changes != 1 {
+		t.Errorf("post: %q, %v, %d changes", word, err, changes)
+	}
+}

@@ -63,7 +63,7 @@ func forbidden(p pkg) string {
 	if p.Standard || strings.HasPrefix(path, "millrace/") {
 		return ""
 	}
-	for _, word := range []string{"parquet", "duckdb", "redshift", "awcullen", "rogpeppe"} {
+	for _, word := range []string{"parquet", "duckdb", "redshift", "awcullen", "rogpeppe", "go-fuse"} {
 		if strings.Contains(path, word) {
 			return "it belongs to the cloud half or to tests"
 		}
@@ -95,7 +95,7 @@ var allowed = []struct {
 	{"millrace/sample/block", []string{"millrace/sample", "github.com/klauspost/compress/zstd"}},
 	{"millrace/sample/", []string{"millrace/sample", "millrace/sample/block"}},
 	{"millrace/sample", nil},
-	{"millrace/spool", []string{"go.etcd.io/bbolt", "go.etcd.io/bbolt/errors", "millrace/internal/backoff", "millrace/internal/clock"}},
+	{"millrace/spool", []string{"go.etcd.io/bbolt", "go.etcd.io/bbolt/errors", "millrace/internal/backoff", "millrace/internal/clock", "millrace/internal/failpoint"}},
 }
 
 // strayImports lists the imports of p that its place does not allow.

@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"millrace/internal/sim/awssim"
 	"millrace/sample"
 	"millrace/sample/block"
 	"millrace/sample/ledger"
+	"millrace/sample/ledger/audit"
+	"millrace/sample/weektable"
 )
 
 // collector keeps the blocks that one endpoint has accepted, in the bytes that
@@ -27,6 +30,7 @@ type collector struct {
 	lost   uint64 // declared by gap records
 	wire   int
 	faults []string
+	audit  *audit.Ledger
 }
 
 // arrived is one block's samples. Blocks arrive in any order, since requests
@@ -42,7 +46,7 @@ func newCollector(place string) (*collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &collector{place: place, dec: dec, seen: map[string]string{}}, nil
+	return &collector{place: place, dec: dec, seen: map[string]string{}, audit: audit.New(0)}, nil
 }
 
 // accept takes what an endpoint has stored.
@@ -75,6 +79,9 @@ func (c *collector) take(data []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := c.audit.AddHeader(&b.Header, weektable.Checksum(data), func() (*block.Block, error) { return b, nil }); err != nil {
+		return err
+	}
 	id := b.Header.Identity()
 	if before, ok := c.seen[id]; ok {
 		if before != string(data) {
@@ -84,6 +91,9 @@ func (c *collector) take(data []byte) error {
 	}
 	c.seen[id] = string(data)
 	a := arrived{stream: b.Header.Stream, seq: b.Header.Seq}
+	if b.Header.ReplacesFrom > 0 { // it stands in their place
+		a.seq = b.Header.ReplacesFrom
+	}
 	for s := range b.All() {
 		switch {
 		case strings.HasSuffix(s.Tag, "/"+ledger.GapName):
@@ -123,4 +133,12 @@ func (c *collector) snapshot() (samples, wire int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.count, c.wire
+}
+
+// account is what `millrace audit` would say of what the endpoint has: nothing
+// is on its way any more.
+func (c *collector) account() *audit.Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.audit.Report(audit.Options{Now: time.Now(), Local: true})
 }

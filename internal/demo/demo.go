@@ -23,6 +23,7 @@ import (
 	"millrace/internal/sim/truth"
 	"millrace/protocols"
 	protocolsall "millrace/protocols/all"
+	"millrace/sample/ledger/audit"
 	"millrace/spool"
 	uploaderall "millrace/uploader/all"
 )
@@ -68,12 +69,18 @@ type Result struct {
 	Requests       uint64  `json:"requests"`
 	Seconds        float64 `json:"seconds"`
 
+	// Audit is the account of sequences and counts, in one line; Balanced that
+	// it balances at both endpoints.
+	Audit    string `json:"audit"`
+	Balanced bool   `json:"balanced"`
+
 	Findings []string `json:"-"`
 }
 
-// Exact reports whether the ledger is: nothing lost, wrong or double.
+// Exact reports whether the ledger is: nothing lost, wrong or double, and the
+// gateway's own account balances.
 func (r *Result) Exact() bool {
-	return r.Lost == 0 && r.Wrong == 0 && r.Duplicates == 0 && r.DeclaredLost == 0 && r.Produced > 0
+	return r.Balanced && r.Lost == 0 && r.Wrong == 0 && r.Duplicates == 0 && r.DeclaredLost == 0 && r.Produced > 0
 }
 
 // world is what runs in the demo.
@@ -253,7 +260,24 @@ func (w *world) ledger(took time.Duration) (*Result, error) {
 		r.Pending = max(r.Pending, int(s.PendingSamples))
 	}
 	r.Lost = max(0, r.Produced-r.Delivered-r.Pending)
+	r.audit(w.queue.account(), w.table.account())
 	return r, nil
+}
+
+// audit takes in what sequences and counts say of the queue and the tables.
+func (r *Result) audit(queue, table *audit.Report) {
+	r.Balanced = true
+	for _, report := range []*audit.Report{queue, table} {
+		for i := range report.Streams {
+			if s := &report.Streams[i]; s.Verdict != audit.Balanced {
+				r.Balanced = false
+				r.Findings = append(r.Findings, s.Line())
+			}
+		}
+		// No stream at all would balance, and prove nothing.
+		r.Balanced = r.Balanced && report.Complete() && len(report.Streams) > 1
+	}
+	r.Audit = fmt.Sprintf("queue %s; tables %s", queue.Summary.Line(), table.Summary.Line())
 }
 
 // nobody is the service manager of a demo.

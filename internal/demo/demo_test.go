@@ -27,6 +27,9 @@ func TestExact(t *testing.T) {
 	if r.Bad == 0 {
 		t.Error("the stopped device left no Bad sample")
 	}
+	if !r.Balanced || r.Audit == "" {
+		t.Errorf("the audit says %s", r.Audit)
+	}
 	if r.Produced < 1000 {
 		t.Errorf("%d samples are no demo", r.Produced)
 	}

@@ -80,6 +80,7 @@ func (r *Result) Print(out interface{ Write([]byte) (int, error) }) {
 		r.Produced, r.Delivered, r.Pending, r.Lost, r.DeclaredLost, r.Duplicates, r.Wrong, r.Bad, r.BytesPerSample, r.Requests, r.Seconds)
 	// What cannot be printed cannot be reported either.
 	_ = t.Flush()
+	fmt.Fprintln(out, "audit: "+r.Audit)
 	for _, f := range r.Findings {
 		fmt.Fprintln(out, f)
 	}

@@ -111,7 +111,7 @@ func (s *source) take(w nethttp.ResponseWriter, r *nethttp.Request) (int, *reply
 	if faults != nil {
 		return 0, &reply{status: nethttp.StatusBadRequest, problem: "nothing of the body was taken", faults: faults}
 	}
-	return len(batch), s.hand(r.Context(), batch)
+	return len(batch), s.hand(r.Context(), batch, now)
 }
 
 // admit checks path, method, token and rate.
@@ -226,8 +226,9 @@ func appendAll(b []byte, r io.Reader, hint int64) ([]byte, error) {
 	}
 }
 
-// hand hands samples to the gateway and waits until they are durable.
-func (s *source) hand(client context.Context, batch []sample.Sample) *reply {
+// hand hands samples, stamped at the time read, to the gateway and waits until
+// they are durable.
+func (s *source) hand(client context.Context, batch []sample.Sample, read int64) *reply {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	defer context.AfterFunc(client, cancel)()
@@ -238,9 +239,9 @@ func (s *source) hand(client context.Context, batch []sample.Sample) *reply {
 	case <-ctx.Done():
 		return stopping()
 	}
-	now := s.conn.clock.Now().UnixNano()
+	waited := s.conn.clock.Now().UnixNano() - read
 	for i := range batch {
-		batch[i].Time = now
+		batch[i].Time += waited
 	}
 	err := s.emit(ctx, batch, func(err error) { done <- err })
 	<-s.turn

@@ -219,9 +219,9 @@ func (d *decoder) resolve(b *base, rec *record, now int64) {
 	}
 	at, ok := addInt(b.time, rec.time)
 	if ok && at < relativeBelow {
-		if at != 0 { // 0 is now, which the gateway stamps by itself
-			at, ok = addInt(now, at)
-		}
+		// Seconds from now are seconds on the gateway's clock, and move with it.
+		s.Time, ok = addInt(now, at)
+		at = 0
 	}
 	if !ok {
 		d.fault("t", "bt and t together are out of range")

@@ -139,7 +139,7 @@ func (s *source) Run(ctx context.Context, emit protocols.Emit) error {
 			}
 		}
 		s.health.Beat()
-		// now carries the monotonic clock, and so does a tick made from it.
+		// The gateway's clock is never stepped, so a tick made from it is on time.
 		wait := due.tick.Sub(s.conn.clock.Now())
 		timer.Reset(min(max(wait, 0), longestWait))
 		select {

@@ -33,8 +33,8 @@ type deliverer struct {
 
 	done     chan error
 	callback func(error)
-	giveUp   chan struct{} // closed when a stop has taken too long
-	since    atomic.Int64  // when a wait for durability began, in Unix ns; 0: none
+	giveUp   chan struct{}             // closed when a stop has taken too long
+	since    atomic.Pointer[time.Time] // when a wait for durability began; nil: none
 
 	batch    []sample.Sample
 	ends     []int // of each item's samples in batch
@@ -176,8 +176,9 @@ func (d *deliverer) once(ctx context.Context, items []item, batch []sample.Sampl
 	if !acknowledged {
 		return d.emit(ctx, batch, nil)
 	}
-	d.since.Store(time.Now().UnixNano())
-	defer d.since.Store(0)
+	began := time.Now()
+	d.since.Store(&began)
+	defer d.since.Store(nil)
 	if err := d.emit(ctx, batch, d.callback); err != nil {
 		return err
 	}
@@ -192,5 +193,5 @@ func (d *deliverer) once(ctx context.Context, items []item, batch []sample.Sampl
 // stuck reports whether a batch has waited for durability for longer than d.
 func (d *deliverer) stuck(limit time.Duration) bool {
 	since := d.since.Load()
-	return since != 0 && time.Since(time.Unix(0, since)) > limit
+	return since != nil && time.Since(*since) > limit
 }

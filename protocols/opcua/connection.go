@@ -84,10 +84,10 @@ func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {
 	}
 	var leaf []byte // the server's certificate
 	if c.cfg.Security != securityNone {
-		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.party(ep), c.clock.Now()); err != nil {
+		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.party(ep), clock.WallOf(c.clock)); err != nil {
 			return nil, fmt.Errorf("server %s: %w", c.url, err)
 		}
-		own, err := loadIdentity(&c.cfg, c.site, c.clock.Now())
+		own, err := loadIdentity(&c.cfg, c.site, clock.WallOf(c.clock))
 		if err != nil {
 			return nil, err
 		}

@@ -48,6 +48,7 @@ func TestACutWhileEmitBlocks(t *testing.T) {
 
 // A server that says nothing any more does not hold up a stop.
 func TestStopWhileSilent(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, opcuasim.Options{})
 	id := add(t, sim, "count", int32(0))
 	c := testConfig(sim.URL())

@@ -176,6 +176,7 @@ func openedWith(frame []byte) (policy string, certificate []byte, head int) {
 // Somebody on the way answers the opening of the channel with a certificate
 // that is not the one of the trust list. Nothing that he can read is sent.
 func TestAForgedChannelIsLeft(t *testing.T) {
+	t.Parallel()
 	s := startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify())
 	forger := issue(t, "forger", nil, nil)
 	f := startForger(t, s.url, forger)
@@ -322,6 +323,7 @@ func TestAGuardThatNobodyUsesEnds(t *testing.T) {
 // A secured connection that is cut is found again, and the guards of the old
 // connections leave nothing behind.
 func TestASecuredCut(t *testing.T) {
+	t.Parallel()
 	s := startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify())
 	id := s.add(t, "a", int32(5), peer.DataTypeIDInt32, readWrite)
 	c := startCutter(t, s.url)

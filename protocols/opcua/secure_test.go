@@ -30,22 +30,6 @@ type secured struct {
 // anonymous where anonymous is true.
 func startSecured(t testing.TB, cert *authority, anonymous bool, options ...server.Option) *secured {
 	t.Helper()
-	// With about one key in ten this server hangs up on every session of a
-	// user; another key is made then.
-	for try := 0; ; try++ {
-		s := startOnce(t, cert, anonymous, options...)
-		cfg := testConfig(s.url)
-		cfg.User, cfg.Password, cfg.InsecurePassword = "operator", passwordFile(t, "correct horse"), true
-		errs := open(t, cfg, new(logs)).Check(t.Context(), &protocols.SourceConfig{Name: "probe"})
-		if len(errs) == 0 || try == 9 || !strings.Contains(errs[0].Error(), "EOF") || cert.cert.Issuer.String() != cert.cert.Subject.String() {
-			return s
-		}
-		cert = issue(t, "plc", nil, nil)
-	}
-}
-
-func startOnce(t testing.TB, cert *authority, anonymous bool, options ...server.Option) *secured {
-	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +108,7 @@ func (s *secured) config(t testing.TB, mode string) *Config {
 }
 
 func TestSecuredSubscription(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{modeSign, modeEncrypt} {
 		t.Run(mode, func(t *testing.T) {
 			s := startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify())
@@ -149,6 +134,7 @@ func TestSecuredSubscription(t *testing.T) {
 // A server whose certificate an authority signed is trusted by the authority,
 // with the chain that it sends.
 func TestSecuredByAnAuthority(t *testing.T) {
+	t.Parallel()
 	root := issue(t, "plant root", nil, isCA)
 	s := startSecured(t, issue(t, "plc", root, nil), true, server.WithInsecureSkipVerify())
 	cfg := s.config(t, modeEncrypt)
@@ -179,6 +165,7 @@ func dialFails(t *testing.T, c *Config) string {
 }
 
 func TestWeDoNotTrustTheServer(t *testing.T) {
+	t.Parallel()
 	s := startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify())
 	cfg := s.config(t, modeEncrypt)
 	write(t, filepath.Join(cfg.TrustDir, "server.der"), issue(t, "another", nil, nil).cert.Raw)
@@ -192,6 +179,7 @@ func TestWeDoNotTrustTheServer(t *testing.T) {
 }
 
 func TestTheServerDoesNotTrustUs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	other := filepath.Join(dir, "other.pem")
 	write(t, other, issue(t, "another", nil, nil).pem())
@@ -202,6 +190,7 @@ func TestTheServerDoesNotTrustUs(t *testing.T) {
 }
 
 func TestUsers(t *testing.T) {
+	t.Parallel()
 	s := startSecured(t, issue(t, "plc", nil, nil), false, server.WithInsecureSkipVerify())
 	id := s.add(t, "a", int32(5), peer.DataTypeIDInt32, readWrite)
 	for _, mode := range []string{modeSign, modeEncrypt} {
@@ -299,6 +288,7 @@ func startWritable(t *testing.T) *writable {
 }
 
 func TestWriter(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	x := startWritable(t)

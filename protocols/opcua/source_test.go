@@ -14,6 +14,7 @@ import (
 
 // After a cut of a second the values flow again, with one Bad per tag between.
 func TestAOneSecondCut(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, opcuasim.Options{})
 	src := source1(map[string]string{"plant/a": add(t, sim, "a", int32(1)), "plant/b": add(t, sim, "b", int32(2))})
 	r := run(t, testConfig(sim.URL()), src, nil)
@@ -49,6 +50,7 @@ func TestAOneSecondCut(t *testing.T) {
 
 // A server that keeps the connection and says nothing any more is left.
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, opcuasim.Options{})
 	src := source1(map[string]string{"plant/a": add(t, sim, "a", int32(1))})
 	cfg := testConfig(sim.URL())
@@ -109,6 +111,7 @@ func TestAWrongNodeAmongOthers(t *testing.T) {
 
 // Every value that went out before Run was told to stop is emitted.
 func TestStopUnderLoad(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var sent []opcuasim.Sent
 	sim := startSim(t, opcuasim.Options{OnSent: func(s opcuasim.Sent) {
@@ -210,6 +213,21 @@ func TestOverflowIsCountedAndSaidOnce(t *testing.T) {
 	if lines := l.all(); len(lines) != 1 || !strings.Contains(lines[0], "queue_size") {
 		t.Errorf("log %q", lines)
 	}
+}
+
+// The mark of a server that dropped values reaches the gateway, which declares
+// them lost by it.
+func TestOverflowComesOverTheWire(t *testing.T) {
+	sim := startSim(t, opcuasim.Options{})
+	id := add(t, sim, "a", int32(1))
+	r := run(t, testConfig(sim.URL()), source1(map[string]string{"plant/a": id}), nil)
+	r.until(t, "the first value", func(s sample.Sample) bool { return s.Value == sample.IntValue(1) && !s.Quality.Overflow() })
+	sim.SetOverflown("a", int32(7), time.Now())
+	r.until(t, "the marked value", func(s sample.Sample) bool {
+		return s.Value == sample.IntValue(7) && s.Quality.Overflow() && s.Quality.IsGood()
+	})
+	sim.Set("a", int32(8), time.Now())
+	r.until(t, "the value after it", func(s sample.Sample) bool { return s.Value == sample.IntValue(8) && !s.Quality.Overflow() })
 }
 
 func TestCheck(t *testing.T) {

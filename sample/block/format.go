@@ -32,6 +32,9 @@ const (
 const (
 	magic0, magic1 = 'M', 'R'
 	version        = 1
+	// versionThinned is that of blocks whose header speaks of thinning. All
+	// others stay at version 1, byte for byte.
+	versionThinned = 2
 	crcSize        = 4
 )
 

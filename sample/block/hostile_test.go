@@ -89,7 +89,7 @@ func TestAlteredBytesAreNoticed(t *testing.T) {
 func TestAnotherVersion(t *testing.T) {
 	e, d := newCodec(t)
 	data := pack(t, e, nil, nil, Header{})
-	data[2] = version + 1
+	data[2] = versionThinned + 1
 	data = reseal(data)
 	if _, err := d.Decode(data); !errors.Is(err, ErrVersion) {
 		t.Errorf("a block of the next version gives %v", err)
@@ -344,18 +344,19 @@ func TestEncoderStaysSmall(t *testing.T) {
 func TestHostileParts(t *testing.T) {
 	ignore := func(int, *sample.Sample) error { return nil }
 	for name, data := range map[string][]byte{
-		"version": {9}, "cut off": {partVersion, partFormFloat | partSameTime | partNextTag, 1, 2}, "tag below": {partVersion, partSameTime, 3},
-		"tag beyond":  append([]byte{partVersion, partSameTime}, binary.AppendVarint(nil, MaxDictionary)...),
-		"long text":   append([]byte{partVersion, partFormText | partSameTime | partNextTag}, binary.AppendUvarint(nil, math.MaxUint64)...),
-		"long varint": {partVersion, partFormInt | partSameTime | partNextTag, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
-		"decimals":    {partVersion, partFormTiny | partSameTime | partNextTag, 16, 0},
+		"version": {9}, "cut off": {partVersionBare, partFormFloat | partSameTime | partNextTag, 1, 2}, "tag below": {partVersionBare, partSameTime, 3},
+		"clock cut off": append([]byte{partVersion}, make([]byte, 16)...),
+		"tag beyond":    append([]byte{partVersionBare, partSameTime}, binary.AppendVarint(nil, MaxDictionary)...),
+		"long text":     append([]byte{partVersionBare, partFormText | partSameTime | partNextTag}, binary.AppendUvarint(nil, math.MaxUint64)...),
+		"long varint":   {partVersionBare, partFormInt | partSameTime | partNextTag, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
+		"decimals":      {partVersion, partFormTiny | partSameTime | partNextTag, 16, 0},
 	} {
 		if err := ReadPart(data, ignore); !isOurs(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	stop := errors.New("stop")
-	if err := ReadPart([]byte{partVersion, partSameTime | partNextTag, 0xFF}, func(int, *sample.Sample) error { return stop }); !errors.Is(err, stop) {
+	if err := ReadPart([]byte{partVersionBare, partSameTime | partNextTag, 0xFF}, func(int, *sample.Sample) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("the callback's error comes back as %v", err)
 	}
 	if err := ReadPart(nil, func(int, *sample.Sample) error { return stop }); err != nil {
@@ -371,7 +372,8 @@ func TestHostileJSON(t *testing.T) {
 	}
 	good := string(AppendJSON(nil, b))
 	for _, c := range [][2]string{
-		{`"count":2`, `"count":3`}, {`"version":1`, `"version":2`}, {`millrace.block`, `other`}, {`[1.5,2]`, `[1.5]`}, {`[1.5,2]`, `[1.5,"x"]`},
+		{`"count":2`, `"count":3`}, {`"version":1`, `"version":2`}, {`"version":1`, `"version":3`}, {`"lost":0`, `"lost":0,"thinned":1`},
+		{`"version":1`, `"version":2,"replaces":[1]`}, {`"version":1`, `"version":2,"replaces":[2,1]`}, {`"version":1`, `"version":2,"replaces":[0,1]`}, {`millrace.block`, `other`}, {`[1.5,2]`, `[1.5]`}, {`[1.5,2]`, `[1.5,"x"]`},
 		{`[1.5,2]`, `[1.5,null]`}, {`"float64"`, `"float32"`}, {`"float64"`, `["float64"]`}, {`"float64"`, `"bool"`}, {`"float64"`, `"null"`},
 		{`[0,0]`, `[0]`}, {`[0,0]`, `[0,1.5]`}, {`"epoch":"0000000000000000"`, `"epoch":"0"`}, {`"boot":"00`, `"boot":"0000`}, {`"value"`, `"values"`},
 		{`]}]}`, `]}]}}`}, {`]}]}`, `],"seq":[1,2]}]}`}, {`"clock":0`, `"clock":256`}, {`"seq":0`, `"seq":-1`},
@@ -386,5 +388,28 @@ func TestHostileJSON(t *testing.T) {
 	}
 	if _, err := ParseJSON([]byte(good)); err != nil {
 		t.Errorf("%s: %v", good, err)
+	}
+}
+
+// A part says by which clock its rows were stamped; one of the version before is
+// read, and says nothing.
+func TestPartClock(t *testing.T) {
+	var w PartWriter
+	want := PartClock{Boot: [16]byte{1, 15: 9}, Mono: -5e18, Clock: ClockHoldover, Stated: true}
+	for range 2 {
+		w.SetClock(want)
+		w.Add(0, &sample.Sample{Time: 7, Value: sample.IntValue(1)})
+		got, err := ReadPartClock(w.Bytes())
+		if err != nil || got != want {
+			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
+		w.Reset(nil) // keeps the clock
+	}
+	bare := []byte{partVersionBare, partSameTime | partNextTag | partFormTrue}
+	if got, err := ReadPartClock(bare); err != nil || got.Stated {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := ReadPart(bare, func(int, *sample.Sample) error { return nil }); err != nil {
+		t.Error(err)
 	}
 }

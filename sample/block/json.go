@@ -19,7 +19,7 @@ const jsonFormat = "millrace.block"
 // JSON parser. docs/block-format.md describes it. It is columnar; times are ns
 // from "first_ns"; integers beyond 2^53 are strings of their digits.
 func AppendJSON(dst []byte, b *Block) []byte {
-	dst = append(dst, `{"format":"`+jsonFormat+`","version":1,"site":`...)
+	dst = fmt.Appendf(dst, `{"format":"`+jsonFormat+`","version":%d,"site":`, b.Version())
 	dst = sample.AppendJSONText(dst, b.Site)
 	dst = append(dst, `,"gateway":`...)
 	dst = sample.AppendJSONText(dst, b.Gateway)
@@ -31,6 +31,14 @@ func AppendJSON(dst []byte, b *Block) []byte {
 	dst = sample.AppendJSONUint(dst, b.Produced)
 	dst = append(dst, `,"lost":`...)
 	dst = sample.AppendJSONUint(dst, b.Lost)
+	if b.Version() == versionThinned {
+		dst = append(dst, `,"thinned":`...)
+		dst = sample.AppendJSONUint(dst, b.Thinned)
+		if b.ReplacesFrom > 0 {
+			dst = append(dst, `,"replaces":`...)
+			dst = appendArray(dst, []uint64{b.ReplacesFrom, b.ReplacesTo}, sample.AppendJSONUint)
+		}
+	}
 	dst = fmt.Appendf(dst, `,"boot":"%x","mono_ns":`, b.Boot)
 	dst = sample.AppendJSONInt(dst, b.Mono)
 	dst = fmt.Appendf(dst, `,"clock":%d,"columns":[`, b.Clock)
@@ -117,22 +125,24 @@ func appendJSONValue(dst []byte, c *Column, i int) []byte {
 
 // jsonBlock and jsonColumn are what ParseJSON reads into.
 type jsonBlock struct {
-	Format   string          `json:"format"`
-	Version  int             `json:"version"`
-	Site     sample.JSONText `json:"site"`
-	Gateway  sample.JSONText `json:"gateway"`
-	Stream   sample.JSONText `json:"stream"`
-	Epoch    string          `json:"epoch"`
-	Seq      sample.JSONUint `json:"seq"`
-	Count    int             `json:"count"`
-	First    sample.JSONInt  `json:"first_ns"`
-	Last     sample.JSONInt  `json:"last_ns"`
-	Produced sample.JSONUint `json:"produced"`
-	Lost     sample.JSONUint `json:"lost"`
-	Boot     string          `json:"boot"`
-	Mono     sample.JSONInt  `json:"mono_ns"`
-	Clock    ClockState      `json:"clock"`
-	Columns  []jsonColumn    `json:"columns"`
+	Format   string            `json:"format"`
+	Version  int               `json:"version"`
+	Site     sample.JSONText   `json:"site"`
+	Gateway  sample.JSONText   `json:"gateway"`
+	Stream   sample.JSONText   `json:"stream"`
+	Epoch    string            `json:"epoch"`
+	Seq      sample.JSONUint   `json:"seq"`
+	Count    int               `json:"count"`
+	First    sample.JSONInt    `json:"first_ns"`
+	Last     sample.JSONInt    `json:"last_ns"`
+	Produced sample.JSONUint   `json:"produced"`
+	Lost     sample.JSONUint   `json:"lost"`
+	Thinned  sample.JSONUint   `json:"thinned"`
+	Replaces []sample.JSONUint `json:"replaces"`
+	Boot     string            `json:"boot"`
+	Mono     sample.JSONInt    `json:"mono_ns"`
+	Clock    ClockState        `json:"clock"`
+	Columns  []jsonColumn      `json:"columns"`
 }
 
 type jsonColumn struct {
@@ -161,14 +171,17 @@ func ParseJSON(data []byte) (*Block, error) {
 	if in.Format != jsonFormat {
 		return nil, fmt.Errorf("%w: JSON form: format is %.40q, not %q", ErrCorrupt, in.Format, jsonFormat)
 	}
-	if in.Version != version {
-		return nil, fmt.Errorf("%w: JSON form of version %d, this program reads %d", ErrVersion, in.Version, version)
+	if in.Version != version && in.Version != versionThinned {
+		return nil, fmt.Errorf("%w: JSON form of version %d, this program reads %d and %d", ErrVersion, in.Version, version, versionThinned)
 	}
 	out := &Block{Header: Header{
 		Site: string(in.Site), Gateway: string(in.Gateway), Stream: string(in.Stream), Seq: uint64(in.Seq), Count: in.Count,
-		First: int64(in.First), Last: int64(in.Last), Produced: uint64(in.Produced), Lost: uint64(in.Lost),
+		First: int64(in.First), Last: int64(in.Last), Produced: uint64(in.Produced), Lost: uint64(in.Lost), Thinned: uint64(in.Thinned),
 		Mono: int64(in.Mono), Clock: in.Clock,
 	}}
+	if err := in.replaces(&out.Header); err != nil {
+		return nil, fmt.Errorf("%w: JSON form: %w", ErrCorrupt, err)
+	}
 	var err error
 	if out.Epoch, err = strconv.ParseUint(in.Epoch, 16, 64); err != nil || len(in.Epoch) != 16 {
 		return nil, fmt.Errorf("%w: JSON form: epoch %.40q is not 16 hexadecimal digits", ErrCorrupt, in.Epoch)
@@ -189,6 +202,21 @@ func ParseJSON(data []byte) (*Block, error) {
 		return nil, fmt.Errorf("%w: JSON form: %d samples, count says %d", ErrCorrupt, total, in.Count)
 	}
 	return out, nil
+}
+
+// replaces reads what only version 2 has.
+func (in *jsonBlock) replaces(h *Header) error {
+	switch len(in.Replaces) {
+	case 0:
+	case 2:
+		h.ReplacesFrom, h.ReplacesTo = uint64(in.Replaces[0]), uint64(in.Replaces[1])
+	default:
+		return fmt.Errorf("replaces has %d numbers, not 2", len(in.Replaces))
+	}
+	if int(h.Version()) != in.Version {
+		return fmt.Errorf("version is %d, and what it says of thinning takes %d", in.Version, h.Version())
+	}
+	return h.checkReplaced()
 }
 
 func (in *jsonColumn) column(first int64) (Column, error) {

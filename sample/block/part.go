@@ -29,12 +29,23 @@ const (
 )
 
 const (
-	partVersion = 1
+	// partVersion is written; partVersionBare, without a clock, is still read.
+	partVersion     = 2
+	partVersionBare = 1
 	// partDecimals and partTiny bound the decimals that are kept as such:
 	// longer ones take no less than the float does.
 	partDecimals = 4
 	partTiny     = 1 << 40
 )
+
+// PartClock says by which clock the rows of a part were stamped, so that they
+// can be stamped again.
+type PartClock struct {
+	Boot   [16]byte // the run of the monotonic clock
+	Mono   int64    // time of a row less the monotonic clock when it was taken, ns
+	Clock  ClockState
+	Stated bool // false for a part of a version that did not say
+}
 
 // PartWriter packs rows, in the order in which they come. The zero PartWriter
 // is ready for Add. It must not be used by two goroutines at once.
@@ -49,10 +60,18 @@ type PartWriter struct {
 	producer    string
 	decimals    int  // of the last float that was a decimal
 	missed      bool // the last float was none
+	clock       PartClock
 }
 
 // Reset drops the rows. Those to come are appended to buf[:0].
-func (w *PartWriter) Reset(buf []byte) { *w = PartWriter{buf: buf[:0]} }
+func (w *PartWriter) Reset(buf []byte) { *w = PartWriter{buf: buf[:0], clock: w.clock} }
+
+// SetClock says by which clock the rows to come are stamped. It holds for parts
+// that have no rows yet.
+func (w *PartWriter) SetClock(c PartClock) { w.clock = c }
+
+// Clock returns what SetClock was told.
+func (w *PartWriter) Clock() PartClock { return w.clock }
 
 // Bytes returns the part, which can be read by itself. It is valid until the
 // next Add or Reset. A part without rows has no bytes.
@@ -73,7 +92,8 @@ func (w *PartWriter) Last() int64 { return w.last }
 func (w *PartWriter) Add(tag int, s *sample.Sample) {
 	primary := s.PrimaryTime()
 	if w.count == 0 {
-		w.buf = append(w.buf, partVersion)
+		w.buf = append(append(w.buf, partVersion), w.clock.Boot[:]...)
+		w.buf = append(binary.AppendVarint(w.buf, w.clock.Mono), byte(w.clock.Clock))
 		w.first, w.last = primary, primary
 		w.tag = -1
 	}
@@ -176,10 +196,10 @@ func ReadPart(data []byte, fn func(tag int, s *sample.Sample) error) error {
 	if len(data) == 0 {
 		return nil
 	}
-	if data[0] != partVersion {
-		return fmt.Errorf("%w: part of version %d, this program reads %d", ErrVersion, data[0], partVersion)
+	r := reader{b: data}
+	if _, err := readPartClock(&r); err != nil {
+		return err
 	}
-	r := reader{b: data[1:]}
 	var s sample.Sample
 	row := partRow{tag: -1}
 	for len(r.b) > 0 {
@@ -192,6 +212,32 @@ func ReadPart(data []byte, fn func(tag int, s *sample.Sample) error) error {
 		}
 	}
 	return nil
+}
+
+// ReadPartClock returns the clock by which a part's rows were stamped.
+func ReadPartClock(data []byte) (PartClock, error) {
+	if len(data) == 0 {
+		return PartClock{}, nil
+	}
+	return readPartClock(&reader{b: data})
+}
+
+func readPartClock(r *reader) (c PartClock, err error) {
+	switch v := r.byte(); v {
+	case partVersionBare:
+		return c, nil
+	case partVersion:
+	default:
+		return c, fmt.Errorf("%w: part of version %d, this program reads %d", ErrVersion, v, partVersion)
+	}
+	copy(c.Boot[:], r.take(len(c.Boot)))
+	c.Mono = r.varint()
+	c.Clock = ClockState(r.byte())
+	c.Stated = true
+	if r.err != nil {
+		return PartClock{}, fmt.Errorf("open batch: %w", r.err)
+	}
+	return c, nil
 }
 
 // partRow is what a row is told relative to.

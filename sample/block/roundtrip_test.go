@@ -187,6 +187,13 @@ func testHeader(r *rand.Rand) Header {
 		Site: "plant1", Gateway: "gw1", Stream: "s0001", Epoch: r.Uint64(), Seq: r.Uint64(), Produced: r.Uint64(), Lost: r.Uint64N(9),
 		Mono: int64(r.Uint64()), Clock: ClockState(r.IntN(3)),
 	}
+	if r.IntN(3) == 0 {
+		h.Thinned = r.Uint64()
+	}
+	if r.IntN(3) == 0 && h.Seq > 1 {
+		h.ReplacesFrom = 1 + r.Uint64N(h.Seq-1)
+		h.ReplacesTo = h.ReplacesFrom + r.Uint64N(h.Seq-h.ReplacesFrom)
+	}
 	for i := range h.Boot {
 		h.Boot[i] = byte(r.Uint32())
 	}

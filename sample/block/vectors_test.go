@@ -117,6 +117,12 @@ func vectors() []vector {
 			return sample.Sample{Value: sample.IntValue(5), Time: []int64{0, 0, -5e9, 1, 9e9, -7, 0, 0, -1800000000e9}[k]}
 		}), h},
 	}
+	thinned, counted := h, h
+	thinned.Thinned, thinned.ReplacesFrom, thinned.ReplacesTo = 4444, 3, 41
+	counted.Thinned = 300
+	out = append(out,
+		vector{"thinned", some, each(some, 12, func(_ *rand.Rand, i, k int) sample.Sample { return float(float64(10*k + i)) }), thinned},
+		vector{"thinned-before", one, each(one, 3, func(_ *rand.Rand, _, k int) sample.Sample { return float(float64(k)) }), counted})
 	for _, seed := range []uint64{11, 12, 13, 14, 15, 16} {
 		g := newGenerator(seed, 12)
 		out = append(out, vector{fmt.Sprint("events-", seed), g.tags, g.rows(150), h})

@@ -11,7 +11,10 @@ import (
 const maxName = 255
 
 func appendHeader(b []byte, h *Header) ([]byte, error) {
-	b = append(b, magic0, magic1, version)
+	if err := h.checkReplaced(); err != nil {
+		return nil, err
+	}
+	b = append(b, magic0, magic1, h.Version())
 	for _, s := range []string{h.Site, h.Gateway, h.Stream} {
 		if len(s) > maxName {
 			return nil, fmt.Errorf("a name of %d bytes, the most is %d", len(s), maxName)
@@ -27,7 +30,38 @@ func appendHeader(b []byte, h *Header) ([]byte, error) {
 	b = binary.AppendUvarint(b, h.Lost)
 	b = append(b, h.Boot[:]...)
 	b = binary.AppendVarint(b, h.Mono)
-	return append(b, byte(h.Clock)), nil
+	b = append(b, byte(h.Clock))
+	if h.Version() == versionThinned {
+		b = appendThinning(b, h)
+	}
+	return b, nil
+}
+
+// appendThinning appends what only version 2 has.
+func appendThinning(b []byte, h *Header) []byte {
+	b = binary.AppendUvarint(b, h.Thinned)
+	if h.ReplacesFrom == 0 {
+		return append(b, 0)
+	}
+	b = binary.AppendUvarint(b, h.ReplacesTo-h.ReplacesFrom+1)
+	return binary.AppendUvarint(b, h.ReplacesFrom)
+}
+
+func (r *reader) thinning(h *Header) {
+	h.Thinned = r.uvarint()
+	if n := r.uvarint(); n > 0 {
+		h.ReplacesFrom = r.uvarint()
+		h.ReplacesTo = h.ReplacesFrom + n - 1
+		if h.ReplacesFrom == 0 {
+			r.fail("it replaces sequence 0")
+		}
+	}
+	if err := h.checkReplaced(); err != nil {
+		r.fail("%v", err)
+	}
+	if h.Version() != versionThinned {
+		r.fail("version %d without anything thinned", versionThinned)
+	}
 }
 
 // parseHeader reads a header and returns what comes after it.
@@ -46,6 +80,9 @@ func parseHeader(data []byte) (h Header, rest []byte, err error) {
 	copy(h.Boot[:], r.take(len(h.Boot)))
 	h.Mono = r.varint()
 	h.Clock = ClockState(r.byte())
+	if data[2] == versionThinned {
+		r.thinning(&h)
+	}
 	return h, r.b, r.err
 }
 
@@ -55,8 +92,8 @@ func Verify(data []byte) error {
 	if len(data) < 3+crcSize || data[0] != magic0 || data[1] != magic1 {
 		return fmt.Errorf("%w: %d bytes that do not start as a block does", ErrCorrupt, len(data))
 	}
-	if data[2] != version {
-		return fmt.Errorf("%w: %d, this program reads %d", ErrVersion, data[2], version)
+	if data[2] != version && data[2] != versionThinned {
+		return fmt.Errorf("%w: %d, this program reads %d and %d", ErrVersion, data[2], version, versionThinned)
 	}
 	body, sum := data[:len(data)-crcSize], binary.LittleEndian.Uint32(data[len(data)-crcSize:])
 	if got := crc32.Checksum(body, castagnoli); got != sum {

@@ -9,7 +9,7 @@
 //	table  <prefix>-samples-2026-w48
 //	pk     site#gateway#stream
 //	sk     2026-11-23T11:26:00.000000000Z#0123456789abcdef#00000000000000000042#89abcdef
-//	       block start                    epoch            sequence             CRC-32C
+//	       block start                    epoch            sequence             Checksum
 //
 // Every part of the sort key has a fixed width. Both keys depend on the
 // block's bytes alone, so a block that is written again replaces itself.
@@ -105,8 +105,12 @@ func ParseTable(name string) (prefix string, start time.Time, ok bool) {
 	return m[1], start, true
 }
 
-// Checksum returns the CRC-32C of a block's bytes, as its sort key has it.
-func Checksum(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }
+// Checksum returns the CRC-32C of a block's bytes, as its sort key has it: of
+// all but the last four. Those are the block's own checksum of the rest, and
+// over both together every block has the same one.
+func Checksum(data []byte) uint32 {
+	return crc32.Checksum(data[:max(0, len(data)-crc32.Size)], castagnoli)
+}
 
 // Keys returns a block's partition key and sort key.
 func Keys(h *block.Header, crc uint32) (pk, sk string) {

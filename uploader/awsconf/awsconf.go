@@ -11,6 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
+	"github.com/aws/smithy-go/middleware"
 
 	"millrace/internal/secret"
 	"millrace/internal/tlsfile"
@@ -76,8 +78,9 @@ func (c *Config) Validate() []uploader.Fault {
 
 // Load builds the settings of a client. It reads files and the environment, and
 // does not touch the network. region is taken where none is configured.
-// connections is how many requests may be under way at once.
-func (c *Config) Load(region string, connections int) (aws.Config, error) {
+// connections is how many requests may be under way at once; dial connects
+// them, or a net.Dialer where it is nil.
+func (c *Config) Load(region string, connections int, dial uploader.Dial) (aws.Config, error) {
 	if c.Region != "" {
 		region = c.Region
 	}
@@ -86,7 +89,10 @@ func (c *Config) Load(region string, connections int) (aws.Config, error) {
 		return aws.Config{}, err
 	}
 	opts := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(httpClient(tlsConfig, connections)),
+		config.WithHTTPClient(httpClient(tlsConfig, connections, dial)),
+		// Its logger writes to standard error, outside our log's form and rate;
+		// what matters comes back as an error.
+		config.WithLogger(logging.Nop{}),
 		// One try inside: the delivery loop does the retrying. The SDK's own
 		// retry quota runs dry in an outage.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
@@ -94,8 +100,10 @@ func (c *Config) Load(region string, connections int) (aws.Config, error) {
 	if region != "" {
 		opts = append(opts, config.WithRegion(region))
 	}
+	var cache *aws.CredentialsCache
 	if !c.Credentials.IsZero() {
-		opts = append(opts, config.WithCredentialsProvider(aws.NewCredentialsCache(secretKeys{c.Credentials})))
+		cache = aws.NewCredentialsCache(secretKeys{c.Credentials})
+		opts = append(opts, config.WithCredentialsProvider(cache), config.WithAPIOptions([]func(*middleware.Stack) error{rereading(cache)}))
 	}
 	out, err := config.LoadDefaultConfig(context.Background(), opts...)
 	if err != nil {
@@ -103,6 +111,9 @@ func (c *Config) Load(region string, connections int) (aws.Config, error) {
 	}
 	if out.Region == "" {
 		return aws.Config{}, fmt.Errorf("no AWS region is configured; set region, or AWS_REGION in the environment")
+	}
+	if cache != nil {
+		out.Credentials = cache // the SDK's own wrapping would hide it from rereading
 	}
 	out.Credentials = marked{out.Credentials}
 	out.HTTPClient = Steady(out.HTTPClient)

@@ -45,6 +45,13 @@ func TestWrap(t *testing.T) {
 		{answer(400, "KmsDisabled", nil), uploader.Hold, "KMS key"},
 		{answer(400, "KMS.NotFoundException", nil), uploader.Hold, "KMS key"},
 		{answer(400, "InvalidParameterValue", nil), uploader.Permanent, ""},
+		{answer(400, "ValidationException", nil), uploader.Permanent, ""},
+		{answer(400, "SomethingNew", nil), uploader.Hold, "proxy"},
+		{answer(400, "UnknownError", nil), uploader.Hold, "proxy"}, // a page of a proxy's
+		{answer(407, "UnknownError", nil), uploader.Hold, "proxy"},
+		{answer(413, "UnknownError", nil), uploader.Hold, "proxy"},
+		{answer(408, "UnknownError", nil), uploader.Transient, ""},
+		{answer(302, "UnknownError", nil), uploader.Transient, ""},
 		{fmt.Errorf("deep: %w", &credentialsError{errors.New("none")}), uploader.Hold, "credentials"},
 		{&smithyhttp.RequestSendError{Err: errors.New("connection refused")}, uploader.Transient, "network"},
 		{fmt.Errorf("deep: %w", context.DeadlineExceeded), uploader.Transient, ""},
@@ -70,6 +77,7 @@ func TestRetryAfter(t *testing.T) {
 		3 * time.Second:         {"Retry-After": {"3"}},
 		1500 * time.Millisecond: {"X-Amz-Retry-After": {"1500"}, "Retry-After": {"9"}},
 		5 * time.Minute:         {"Retry-After": {"99999999999"}},
+		90 * time.Second:        {"Retry-After": {"Sat, 01 Jan 2000 00:01:30 GMT"}, "Date": {"Sat, 01 Jan 2000 00:00:00 GMT"}},
 	} {
 		if got := retryAfter(h); got != want {
 			t.Errorf("%v asks for %s, want %s", h, got, want)
@@ -105,7 +113,7 @@ func TestWithoutCredentialsItHolds(t *testing.T) {
 	t.Setenv("AWS_CONFIG_FILE", "/no/such/file")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/no/such/file")
 	c := Config{Endpoint: "http://127.0.0.1:1"}
-	cfg, err := c.Load("eu-central-1", 1)
+	cfg, err := c.Load("eu-central-1", 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,12 +128,12 @@ func TestRegionMustBeKnown(t *testing.T) {
 	t.Setenv("AWS_DEFAULT_REGION", "")
 	t.Setenv("AWS_CONFIG_FILE", "/no/such/file")
 	c := Config{}
-	if _, err := c.Load("", 1); err == nil || !strings.Contains(err.Error(), "set region") {
+	if _, err := c.Load("", 1, nil); err == nil || !strings.Contains(err.Error(), "set region") {
 		t.Errorf("without a region: %v", err)
 	}
 	t.Setenv("AWS_REGION", "eu-west-1")
 	for want, c := range map[string]Config{"eu-west-1": {}, "us-east-2": {Region: "us-east-2"}} {
-		if cfg, err := c.Load("", 1); err != nil || cfg.Region != want {
+		if cfg, err := c.Load("", 1, nil); err != nil || cfg.Region != want {
 			t.Errorf("region %q, %v; want %s", cfg.Region, err, want)
 		}
 	}
@@ -158,14 +166,14 @@ func TestSteadyHidesTheClosedBody(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "id")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	c := Config{}
-	cfg, err := c.Load("eu-central-1", 1)
+	cfg, err := c.Load("eu-central-1", 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := cfg.HTTPClient.(steady); !ok {
-		t.Errorf("the client is a %T", cfg.HTTPClient)
-	}
 	l := late{make(chan error, 1)}
+	if got, want := fmt.Sprintf("%T", cfg.HTTPClient), fmt.Sprintf("%T", Steady(l)); got != want {
+		t.Errorf("the client is a %s, want a %s", got, want)
+	}
 	cfg.HTTPClient = Steady(l)
 	if _, err := sqs.NewFromConfig(cfg).ListQueues(t.Context(), &sqs.ListQueuesInput{}); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,9 @@ package awsconf
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,6 +26,8 @@ const (
 	hintTable   = "create the table, or set create_tables: true; or correct table_prefix and region"
 	hintKMS     = "check the state and the policy of the KMS key that encrypts the queue"
 	hintAddress = "correct the endpoint or the queue_url"
+	hintPortal  = "look for a proxy, a firewall or a login page between the gateway and AWS"
+	hintUnknown = "the code is not known to millrace: look it up in the service's API reference; if AWS does not use it, " + hintPortal
 	hintSetting = "correct the sink's settings; the endpoint refuses the request as such"
 )
 
@@ -87,6 +91,24 @@ var codes = map[string]meaning{
 	"KmsNotFound":        {uploader.Hold, hintKMS},
 	"KmsOptInRequired":   {uploader.Hold, hintKMS},
 
+	// The request's own contents. It is then for the caller to tell whether a
+	// block is at fault or the settings.
+	"ValidationException":                      {uploader.Permanent, ""},
+	"ValidationError":                          {uploader.Permanent, ""},
+	"SerializationException":                   {uploader.Permanent, ""},
+	"ItemCollectionSizeLimitExceededException": {uploader.Permanent, ""},
+	"InvalidMessageContents":                   {uploader.Permanent, ""},
+	"InvalidParameterValue":                    {uploader.Permanent, ""},
+	"InvalidParameterCombination":              {uploader.Permanent, ""},
+	"InvalidAttributeName":                     {uploader.Permanent, ""},
+	"InvalidAttributeValue":                    {uploader.Permanent, ""},
+	"MissingParameter":                         {uploader.Permanent, ""},
+	"BatchRequestTooLong":                      {uploader.Permanent, ""},
+	"BatchEntryIdsNotDistinct":                 {uploader.Permanent, ""},
+	"InvalidBatchEntryId":                      {uploader.Permanent, ""},
+	"EmptyBatchRequest":                        {uploader.Permanent, ""},
+	"TooManyEntriesInBatchRequest":             {uploader.Permanent, ""},
+
 	"RequestTimeout":                   {uploader.Transient, ""},
 	"RequestTimeoutException":          {uploader.Transient, ""},
 	"InternalError":                    {uploader.Transient, ""},
@@ -145,13 +167,15 @@ func (e *apiFault) Error() string { return e.code + ": " + e.message }
 func (e *apiFault) Unwrap() error { return e.err }
 
 // Wrap classifies the failure of a whole request. An answer that blames the
-// request, with a code that is not known, is Permanent: it is then for the
-// caller to tell whether a block is at fault or the settings.
+// request's contents, with a code that SQS or DynamoDB have for that, is
+// Permanent: it is then for the caller to tell whether a block is at fault or
+// the settings. A refusal with any other code is a Hold.
 func Wrap(op, object string, err error) *uploader.SendError {
 	out := &uploader.SendError{Op: op, Object: object, Err: err}
 	var creds *credentialsError
 	var api smithy.APIError
 	var answer *smithyhttp.ResponseError
+	var syntax *json.SyntaxError
 	status := 0
 	if errors.As(err, &answer) && answer.Response != nil {
 		status = answer.HTTPStatusCode()
@@ -171,11 +195,20 @@ func Wrap(op, object string, err error) *uploader.SendError {
 			out.Class = uploader.Throttled
 		case status == http.StatusForbidden || status == http.StatusUnauthorized:
 			out.Class, out.Hint = uploader.Hold, hintDenied
+		case status == http.StatusRequestTimeout:
+			out.Class = uploader.Transient
 		case status >= 400 && status < 500:
-			out.Class = uploader.Permanent
+			// What nobody has classified must cost no block.
+			out.Class, out.Hint = uploader.Hold, hintUnknown
 		}
 	case errors.Is(err, context.Canceled):
 		out.Class = uploader.Shutdown
+	case status >= 300 || status > 0 && errors.As(err, &syntax):
+		// An answer without a code of AWS's: a page, most likely.
+		out.Err, out.Hint = fmt.Errorf("the answer, HTTP %d, is not one of AWS's", status), hintPortal
+		if status >= 400 && status < 500 && status != http.StatusRequestTimeout {
+			out.Class = uploader.Hold
+		}
 	case status == 0:
 		// No answer. The innermost error says most: "connection refused".
 		out.Err, out.Hint = innermost(err), "check the network, the name server and the proxy between the gateway and AWS"
@@ -212,6 +245,15 @@ func retryAfter(h http.Header) time.Duration {
 	}
 	if s, err := strconv.ParseInt(h.Get("Retry-After"), 10, 64); err == nil && s > 0 {
 		return min(time.Duration(min(s, 1<<20))*time.Second, most)
+	}
+	// A proxy may name a moment instead. RFC 9110, section 10.2.3. The server's
+	// own date is what it is to be held against.
+	if at, err := http.ParseTime(h.Get("Retry-After")); err == nil {
+		now, err := http.ParseTime(h.Get("Date"))
+		if err != nil {
+			now = time.Now()
+		}
+		return min(max(at.Sub(now), 0), most)
 	}
 	return 0
 }

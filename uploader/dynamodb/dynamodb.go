@@ -93,11 +93,14 @@ func (c *Config) Validate() []uploader.Fault {
 
 // Open implements uploader.Config.
 func (c *Config) Open(s uploader.Settings) (uploader.Sink, error) {
-	cfg, err := c.Load("", c.Concurrency)
+	cfg, err := c.Load("", c.Concurrency, s.Dial)
 	if err != nil {
 		return nil, fmt.Errorf("sink %s: %w", s.Name, err)
 	}
-	out := &sink{client: awsddb.NewFromConfig(cfg), conf: *c, clock: s.Clock, region: cfg.Region, tables: map[string]*tableState{}}
+	out := &sink{client: awsddb.NewFromConfig(cfg, func(o *awsddb.Options) { o.HTTPSignerV4 = awsconf.Signer{} }), conf: *c, clock: s.SampleClock, region: cfg.Region, tables: map[string]*tableState{}}
+	if out.clock == nil {
+		out.clock = s.Clock
+	}
 	if out.clock == nil {
 		out.clock = clock.System{}
 	}

@@ -40,7 +40,7 @@ func startBench(t *testing.T, o awssim.Options) *bench {
 			t.Error(err)
 		}
 	})
-	return &bench{server, awsddb.New(awsddb.Options{Region: "eu-central-1", HTTPClient: awsconf.Steady(http.DefaultClient), Retryer: aws.NopRetryer{}, BaseEndpoint: aws.String(server.URL(awssim.ServiceDynamoDB)),
+	return &bench{server, awsddb.New(awsddb.Options{Region: "eu-central-1", HTTPClient: awsconf.Steady(http.DefaultClient), BaseEndpoint: aws.String(server.URL(awssim.ServiceDynamoDB)),
 		Credentials: credentials.NewStaticCredentialsProvider(keyID, secretKey, "")})}
 }
 

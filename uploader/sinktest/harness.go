@@ -86,7 +86,8 @@ func OpaqueOf(n uint64, size int) uploader.Block {
 	}}
 }
 
-// Packed returns a real block of 20 samples, all of one tag: PackedTag(n).
+// Packed returns a real block of 20 samples, all of one tag: PackedTag(n). Every
+// fourth is what thinning left of the two before it.
 func Packed(n uint64) uploader.Block {
 	enc, err := block.NewEncoder()
 	if err != nil {
@@ -98,6 +99,9 @@ func Packed(n uint64) uploader.Block {
 		enc.Add(0, &sample.Sample{Tag: PackedTag(n), Value: sample.FloatValue(float64(n) + float64(i)/8), Time: out.Header.First + i*int64(time.Second)})
 	}
 	h := out.Header
+	if n > 0 && n%4 == 0 {
+		h.Thinned, h.ReplacesFrom, h.ReplacesTo = 20*n/4, n-2, n-1
+	}
 	out.Data, err = enc.Encode(nil, h)
 	if err == nil {
 		out.Header, err = block.ReadHeader(out.Data)

@@ -2,6 +2,7 @@ package sinktest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -102,6 +103,16 @@ func (q *Queue) Ready() <-chan struct{} {
 	return q.ready
 }
 
+// Next implements uploader.Queue.
+func (q *Queue) Next() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.order) == 0 {
+		return 1
+	}
+	return q.order[len(q.order)-1] + 1
+}
+
 // Evict removes a block as a full spool would.
 func (q *Queue) Evict(number uint64) {
 	q.mu.Lock()
@@ -125,6 +136,13 @@ func (q *Queue) Buried() map[uint64]string {
 		out[n] = r
 	}
 	return out
+}
+
+// Numbers returns the numbers that are neither acknowledged nor buried.
+func (q *Queue) Numbers() []uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Sorted(maps.Keys(q.blocks))
 }
 
 // Left returns how many blocks are neither acknowledged nor buried.

@@ -34,6 +34,9 @@ func Run(t *testing.T, h Harness) {
 	for _, fault := range []Fault{Down, Throttled, Partial, AnswerLost, Denied, Expired, Skewed} {
 		t.Run("loop through "+string(fault), func(t *testing.T) { checkLoop(t, h, fault) })
 	}
+	for _, fault := range []Fault{Denied, Expired, Skewed, Missing} {
+		t.Run("hold while "+string(fault), func(t *testing.T) { checkHold(t, h, fault) })
+	}
 }
 
 // send checks the shape of the answer too.

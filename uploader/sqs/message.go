@@ -18,11 +18,14 @@ import (
 const (
 	SchemaBlock = "millrace.block.v1"
 	SchemaJSON  = "millrace.json.v1"
+	// A block whose header speaks of thinning has version 2 of the format.
+	SchemaBlock2 = "millrace.block.v2"
+	SchemaJSON2  = "millrace.json.v2"
 )
 
 // The message attributes. A consumer can filter on them without the body.
 const (
-	AttrSchema  = "schema"  // String: SchemaBlock or SchemaJSON
+	AttrSchema  = "schema"  // String: one of the above
 	AttrSite    = "site"    // String
 	AttrGateway = "gateway" // String
 	AttrStream  = "stream"  // String
@@ -44,7 +47,7 @@ type field struct{ name, kind, value string }
 func (s *sink) fields(b *uploader.Block) [9]field {
 	h := &b.Header
 	return [9]field{
-		{AttrSchema, typeString, s.schema},
+		{AttrSchema, typeString, s.schemaOf(h)},
 		{AttrSite, typeString, h.Site},
 		{AttrGateway, typeString, h.Gateway},
 		{AttrStream, typeString, h.Stream},
@@ -54,6 +57,16 @@ func (s *sink) fields(b *uploader.Block) [9]field {
 		{AttrLast, typeNumber, strconv.FormatInt(h.Last, 10)},
 		{AttrCount, typeNumber, strconv.Itoa(h.Count)},
 	}
+}
+
+func (s *sink) schemaOf(h *block.Header) string {
+	switch {
+	case h.Version() == 1:
+		return s.schema
+	case s.schema == SchemaJSON:
+		return SchemaJSON2
+	}
+	return SchemaBlock2
 }
 
 func (s *sink) attributes(b *uploader.Block) map[string]types.MessageAttributeValue {

@@ -92,7 +92,7 @@ func regionOf(queueURL string) string {
 
 // Open implements uploader.Config.
 func (c *Config) Open(s uploader.Settings) (uploader.Sink, error) {
-	cfg, err := c.Load(regionOf(c.QueueURL), c.Concurrency)
+	cfg, err := c.Load(regionOf(c.QueueURL), c.Concurrency, s.Dial)
 	if err != nil {
 		return nil, fmt.Errorf("sink %s: %w", s.Name, err)
 	}
@@ -103,7 +103,7 @@ func (c *Config) Open(s uploader.Settings) (uploader.Sink, error) {
 		}
 	}
 	out := &sink{
-		client:   awssqs.NewFromConfig(cfg),
+		client:   awssqs.NewFromConfig(cfg, func(o *awssqs.Options) { o.HTTPSignerV4 = awsconf.Signer{} }),
 		queue:    c.QueueURL,
 		fifo:     strings.HasSuffix(c.QueueURL, ".fifo"),
 		lanes:    c.Concurrency,
@@ -138,6 +138,7 @@ type sink struct {
 	limit    atomic.Int64 // bytes of one message
 	ask      sync.Mutex
 	asked    bool
+	askAfter time.Time   // the queue did not answer when it was last asked
 	accepted atomic.Bool // the queue has taken a message since we started
 }
 
@@ -222,6 +223,7 @@ func (s *sink) settle(blocks []uploader.Block, outcomes []error, at map[string]i
 		}
 		delete(at, *f.Id)
 		class, hint := awsconf.CodeClass(aws.ToString(f.Code), f.SenderFault)
+		class = s.final(class)
 		outcomes[i] = s.fault(class, hint, fmt.Errorf("block %s: %s: %s", blocks[i].Header.Identity(), aws.ToString(f.Code), aws.ToString(f.Message)))
 	}
 	for _, i := range at {
@@ -234,30 +236,52 @@ func (s *sink) settle(blocks []uploader.Block, outcomes []error, at map[string]i
 // likely to be at fault, and every block would be buried.
 func (s *sink) wholeFault(err error, entries int) *uploader.SendError {
 	out := awsconf.Wrap("send to queue", s.queue, err)
+	out.Class = s.final(out.Class)
 	if out.Class == uploader.Permanent && entries == 1 && !s.accepted.Load() {
 		out.Class, out.Hint = uploader.Hold, "check queue_url and the queue's settings; it has not taken any message since the gateway started"
 	}
 	return out
 }
 
+// final keeps a block from being buried while the queue's own limit is not
+// known: it may be within the reach of an operator. The next try asks first.
+func (s *sink) final(class uploader.Class) uploader.Class {
+	if class != uploader.Permanent {
+		return class
+	}
+	s.ask.Lock()
+	defer s.ask.Unlock()
+	if s.asked {
+		return class
+	}
+	s.askAfter = time.Time{}
+	return uploader.Transient
+}
+
 func (s *sink) fault(class uploader.Class, hint string, err error) *uploader.SendError {
 	return &uploader.SendError{Class: class, Op: "send to queue", Object: s.queue, Hint: hint, Err: err}
 }
+
+// askEvery bounds how often a queue that does not answer is asked for its
+// limit: while it throttles, each question is a request more.
+const askEvery = time.Minute
 
 // learnLimit asks once for the queue's own MaximumMessageSize. Where that is
 // denied, AWS's limit is assumed, and a refused entry tells.
 func (s *sink) learnLimit(ctx context.Context) {
 	s.ask.Lock()
 	defer s.ask.Unlock()
-	if s.asked {
+	now := time.Now()
+	if s.asked || now.Before(s.askAfter) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := s.fetchLimit(ctx); err != nil {
-		// Down or throttled: ask again. Any other answer is the answer.
+		// Down or throttled: ask again, later. Any other answer is the answer.
 		class := awsconf.Wrap("", "", err).Class
 		s.asked = class == uploader.Hold || class == uploader.Permanent
+		s.askAfter = now.Add(askEvery)
 		return
 	}
 	s.asked = true

@@ -48,7 +48,7 @@ func startBench(t *testing.T, queue string, attrs map[string]string) *bench {
 		}
 	})
 	b := &bench{server: server, stored: map[string][]byte{}, last: map[string]map[string]types.MessageAttributeValue{}}
-	b.client = awssqs.New(awssqs.Options{Region: "eu-central-1", HTTPClient: awsconf.Steady(http.DefaultClient), Retryer: aws.NopRetryer{}, BaseEndpoint: aws.String(server.URL(awssim.ServiceSQS)),
+	b.client = awssqs.New(awssqs.Options{Region: "eu-central-1", HTTPClient: awsconf.Steady(http.DefaultClient), BaseEndpoint: aws.String(server.URL(awssim.ServiceSQS)),
 		Credentials: credentials.NewStaticCredentialsProvider(keyID, secretKey, "")})
 	b.url = b.create(t, queue, attrs)
 	return b
@@ -354,7 +354,7 @@ func TestAttributes(t *testing.T) {
 
 // An answer is mapped by its ids, in whatever order they come.
 func TestAnswerIsMappedById(t *testing.T) {
-	s := &sink{queue: "q"}
+	s := &sink{queue: "q", asked: true}
 	blocks := []uploader.Block{sinktest.Opaque(1), sinktest.Opaque(2), sinktest.Opaque(3), sinktest.Opaque(4), sinktest.Opaque(5), sinktest.Opaque(6)}
 	outcomes := make([]error, len(blocks))
 	at := map[string]int{"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5}

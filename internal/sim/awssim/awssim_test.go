@@ -137,6 +137,7 @@ func TestFaults(t *testing.T) {
 		{"down", awssim.Faults{Down: true}, "", ""},
 		{"throttled", awssim.Faults{Throttled: 1}, "RequestThrottled", "ThrottlingException"},
 		{"failing", awssim.Faults{Failing: 1}, "InternalFailure", "InternalServerError"},
+		{"unavailable", awssim.Faults{Unavailable: 1}, "ServiceUnavailable", "ServiceUnavailable"},
 		{"denied", awssim.Faults{Denied: true}, "AccessDenied", "AccessDeniedException"},
 		{"expired", awssim.Faults{Expired: true}, "ExpiredToken", "ExpiredTokenException"},
 		{"skewed", awssim.Faults{Skewed: true}, "InvalidSignatureException", "InvalidSignatureException"},

@@ -139,15 +139,35 @@ func (tb *table) remove(key item) {
 
 // accept notes a stored item for OnAccept.
 func (tb *table) accept(c *call, it item) *apiError {
+	a, err := tb.describe(it)
+	if err != nil {
+		return err
+	}
+	c.accepted = append(c.accepted, a)
+	return nil
+}
+
+func (tb *table) describe(it item) (Accepted, *apiError) {
 	body, err := json.Marshal(it)
 	if err != nil {
-		return badRequest("SerializationException", err.Error())
+		return Accepted{}, badRequest("SerializationException", err.Error())
 	}
 	key, err := json.Marshal(tb.keyOf(it))
 	if err != nil {
-		return badRequest("SerializationException", err.Error())
+		return Accepted{}, badRequest("SerializationException", err.Error())
 	}
-	c.accepted = append(c.accepted, Accepted{Service: ServiceDynamoDB, Place: tb.name, Key: key, Body: body})
+	return Accepted{Service: ServiceDynamoDB, Place: tb.name, Key: key, Body: body}, nil
+}
+
+// refused reports an item that a fault has refused.
+func (tb *table) refused(c *call, it item) *apiError {
+	a, err := tb.describe(it)
+	if err != nil {
+		return err
+	}
+	if c.refuse(a) {
+		return validation("One or more parameter values were invalid")
+	}
 	return nil
 }
 
@@ -331,6 +351,14 @@ func (t *tables) batchWrite(c *call) (any, *apiError) {
 		}
 		if err := tb.checkWrites(list); err != nil {
 			return nil, err
+		}
+		for _, w := range list {
+			if w.PutRequest == nil {
+				continue
+			}
+			if err := tb.refused(c, w.PutRequest.Item); err != nil {
+				return nil, err
+			}
 		}
 	}
 	left := map[string][]writeRequest{}

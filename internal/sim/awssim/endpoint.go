@@ -27,6 +27,7 @@ type call struct {
 	body     []byte
 	accepted []Accepted
 	partial  func() bool // whether the next entry of a batch fails
+	refuse   func(Accepted) bool
 }
 
 // decode reads the request's body.
@@ -48,6 +49,7 @@ type endpoint struct {
 	wire    atomic.Uint64
 	count   atomic.Uint64
 	stored  atomic.Uint64
+	lost    atomic.Uint64
 
 	mu     sync.Mutex
 	faults Faults
@@ -56,7 +58,11 @@ type endpoint struct {
 }
 
 func startEndpoint(s *Server, service string, serve func(*call) (any, *apiError)) (*endpoint, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	listen := s.opts.Listen
+	if listen == nil {
+		listen = func(string) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	}
+	l, err := listen(service)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +99,7 @@ func (e *endpoint) setFaults(f Faults) {
 }
 
 func (e *endpoint) snapshot() Stats {
-	return Stats{Requests: e.count.Load(), Accepted: e.stored.Load(), WireBytes: e.wire.Load()}
+	return Stats{Requests: e.count.Load(), Accepted: e.stored.Load(), Lost: e.lost.Load(), WireBytes: e.wire.Load()}
 }
 
 // hit reports whether a fault of that rate strikes now.
@@ -113,6 +119,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	wire := conn.taken()
 	e.count.Add(1)
 	e.wire.Add(uint64(wire))
+	var tooLarge *http.MaxBytesError
+	if err != nil && !errors.As(err, &tooLarge) {
+		// A request that broke off: the load balancer in front answers for itself.
+		http.Error(w, "<html><body><h1>400 Bad request</h1></body></html>", http.StatusBadRequest)
+		return
+	}
 	if err != nil {
 		e.reply(w, nil, &apiError{status: http.StatusRequestEntityTooLarge, code: "RequestEntityTooLarge", message: err.Error()}, time.Now())
 		return
@@ -132,7 +144,8 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now().Add(f.Clock)
 	prefix, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	c := &call{ctx: r.Context(), now: now, action: action, body: body,
-		partial: func() bool { return e.hit(f.Partial) }}
+		partial: func() bool { return e.hit(f.Partial) },
+		refuse:  func(a Accepted) bool { return f.Refuse != nil && f.Refuse(a) }}
 	out, fault := e.answer(c, r, &f, prefix)
 	if len(c.accepted) > 0 {
 		c.accepted[0].WireBytes = wire
@@ -140,6 +153,9 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.server.accepted(c.accepted)
 	}
 	if fault == nil && e.hit(f.AnswerLost) {
+		if len(c.accepted) > 0 {
+			e.lost.Add(1)
+		}
 		conn.reset()
 		return
 	}
@@ -201,7 +217,7 @@ type connKey struct{}
 
 // countingConn counts the bytes that its client sends.
 type countingConn struct {
-	*net.TCPConn
+	net.Conn
 	e    *endpoint
 	read atomic.Int64
 	seen int64 // of read, at the end of the last request
@@ -209,7 +225,7 @@ type countingConn struct {
 
 // Read implements net.Conn.
 func (c *countingConn) Read(p []byte) (int, error) {
-	n, err := c.TCPConn.Read(p)
+	n, err := c.Conn.Read(p)
 	c.read.Add(int64(n))
 	return n, err
 }
@@ -227,8 +243,10 @@ func (c *countingConn) taken() int {
 
 // reset cuts the connection so that its client sees a reset.
 func (c *countingConn) reset() {
-	_ = c.SetLinger(0) // on a connection that is closed already there is nothing to reset
-	_ = c.TCPConn.Close()
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // on a connection that is closed already there is nothing to reset
+	}
+	_ = c.Conn.Close()
 }
 
 // Close implements net.Conn.
@@ -236,7 +254,7 @@ func (c *countingConn) Close() error {
 	c.e.mu.Lock()
 	delete(c.e.conns, c)
 	c.e.mu.Unlock()
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }
 
 // countingListener hands out countingConns, and resets them while it is down.
@@ -252,7 +270,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		cc := &countingConn{TCPConn: c.(*net.TCPConn), e: l.e}
+		cc := &countingConn{Conn: c, e: l.e}
 		l.e.mu.Lock()
 		down := l.e.faults.Down
 		if !down {

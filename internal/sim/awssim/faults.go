@@ -2,6 +2,7 @@ package awssim
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -14,13 +15,20 @@ type Faults struct {
 	Slow time.Duration
 	// Throttled is the rate of requests refused because there are too many.
 	Throttled float64
-	// RetryAfter goes with a throttled answer, as x-amz-retry-after.
+	// Unavailable is the rate of requests answered with HTTP 503.
+	Unavailable float64
+	// RetryAfter goes with a throttled answer, as x-amz-retry-after, and with one
+	// of 503, as Retry-After in whole seconds.
 	RetryAfter time.Duration
 	// Failing is the rate of requests answered with HTTP 500.
 	Failing float64
 	// Partial is the rate of entries of a batch that fail: an SQS entry with
 	// InternalError, a DynamoDB item as unprocessed.
 	Partial float64
+	// Refuse, where set, is asked for each message or item that could be stored,
+	// and has it refused for good where it reports true: an SQS entry as its
+	// sender's fault, a DynamoDB request, which names no item, as a whole.
+	Refuse func(Accepted) bool
 	// AnswerLost is the rate of requests that are carried out, and whose
 	// connection is then cut instead of an answer.
 	AnswerLost float64
@@ -51,6 +59,9 @@ func badRequest(code, message string) *apiError {
 func (e *endpoint) refusal(f *Faults, date string) *apiError {
 	sqs := e.service == ServiceSQS
 	switch {
+	case f.Skewed && sqs:
+		return &apiError{status: http.StatusForbidden, code: "InvalidSignatureException",
+			message: "Signature expired: " + date + " is now earlier than the server's time less 15 min."}
 	case f.Skewed:
 		return badRequest("InvalidSignatureException", "Signature expired: "+date+" is now earlier than the server's time less 15 min.")
 	case f.Expired && sqs:
@@ -69,6 +80,12 @@ func (e *endpoint) refusal(f *Faults, date string) *apiError {
 		}
 		if f.RetryAfter > 0 {
 			err.header = http.Header{"X-Amz-Retry-After": {formatMillis(f.RetryAfter)}}
+		}
+		return err
+	case e.hit(f.Unavailable):
+		err := &apiError{status: http.StatusServiceUnavailable, code: "ServiceUnavailable", message: "The request failed due to a temporary failure of the server."}
+		if f.RetryAfter > 0 {
+			err.header = http.Header{"Retry-After": {strconv.Itoa(int((f.RetryAfter + time.Second - 1) / time.Second))}}
 		}
 		return err
 	case sqs && e.hit(f.Failing):

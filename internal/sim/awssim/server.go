@@ -9,6 +9,7 @@ package awssim
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 )
@@ -29,6 +30,9 @@ type Options struct {
 	TableDelay time.Duration
 	// Seed sets off the generator that decides which request a rate hits.
 	Seed uint64
+	// Listen, where set, makes a service's listener, in place of a free port of
+	// 127.0.0.1.
+	Listen func(service string) (net.Listener, error)
 	// Region stands in queue URLs' and tables' ARNs; eu-central-1 where empty.
 	Region string
 }
@@ -53,6 +57,7 @@ type Accepted struct {
 type Stats struct {
 	Requests  uint64 // whole requests, refused ones and those lost to faults included
 	Accepted  uint64 // messages and items stored
+	Lost      uint64 // requests that stored something and were not answered
 	WireBytes uint64 // of all requests, headers included
 }
 

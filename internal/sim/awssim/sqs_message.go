@@ -191,8 +191,12 @@ func (q *queues) put(c *call, qu *queue, o *outgoing) (sent, *apiError) {
 	}
 	m := &message{id: newID(), body: o.MessageBody, md5: md5Hex([]byte(o.MessageBody)), attrs: o.MessageAttributes,
 		md5Attrs: md5Attributes(o.MessageAttributes), group: o.MessageGroupID, dedup: o.MessageDeduplicationID}
+	a := Accepted{Service: ServiceSQS, Place: qu.name, Key: []byte(m.id), Body: []byte(m.body)}
+	if c.refuse(a) {
+		return sent{}, badRequest("InvalidMessageContents", "The message contains what the queue does not take.")
+	}
 	if qu.add(m, delay) {
-		c.accepted = append(c.accepted, Accepted{Service: ServiceSQS, Place: qu.name, Key: []byte(m.id), Body: []byte(m.body)})
+		c.accepted = append(c.accepted, a)
 	}
 	return sent{MessageID: m.id, MD5OfMessageBody: m.md5, MD5OfMessageAttributes: m.md5Attrs, SequenceNumber: m.seq}, nil
 }

@@ -116,7 +116,7 @@ func (s *Server) Add(name string, initial any) (string, error) {
 		return "", fmt.Errorf("node %s is there already", name)
 	}
 	v := &variable{id: ua.NewStringNodeID(s.space.ID(), name)}
-	if err := v.set(initial, time.Now()); err != nil {
+	if err := v.set(initial, time.Now(), 0); err != nil {
 		return "", err
 	}
 	s.nodes[name] = v
@@ -128,7 +128,7 @@ func (s *Server) Add(name string, initial any) (string, error) {
 // organizes is the reference type Organizes, OPC 10000-5, 11.6.
 const organizes = 35
 
-func (v *variable) set(value any, at time.Time) error {
+func (v *variable) set(value any, at time.Time, status ua.StatusCode) error {
 	variant, err := ua.NewVariant(value)
 	if err != nil {
 		return err
@@ -141,20 +141,35 @@ func (v *variable) set(value any, at time.Time) error {
 		SourceTimestamp: at,
 		ServerTimestamp: time.Now(),
 	}
+	if status != 0 {
+		v.value.EncodingMask |= ua.DataValueStatusCode
+		v.value.Status = status
+	}
 	return nil
 }
 
 // Set gives a variable a new value with its source time, and tells those who
 // subscribed. It panics on a name that was not added or a type that OPC UA
 // does not have.
-func (s *Server) Set(name string, value any, at time.Time) {
+func (s *Server) Set(name string, value any, at time.Time) { s.put(name, value, at, 0) }
+
+// overflow are InfoType DataValue and the bit Overflow. OPC 10000-4, 7.39.1.
+const overflow = 0x00000480
+
+// SetOverflown is Set of a value that says that values before it were dropped,
+// since the queue of the monitored item was full.
+func (s *Server) SetOverflown(name string, value any, at time.Time) {
+	s.put(name, value, at, overflow)
+}
+
+func (s *Server) put(name string, value any, at time.Time, status ua.StatusCode) {
 	s.mu.Lock()
 	v := s.nodes[name]
 	s.mu.Unlock()
 	if v == nil {
 		panic("BUG: simulated node " + name + " was not added")
 	}
-	if err := v.set(value, at); err != nil {
+	if err := v.set(value, at, status); err != nil {
 		panic("BUG: simulated node " + name + ": " + err.Error())
 	}
 	s.server.ChangeNotification(v.id)

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	cloudaudit "millrace/cloud/audit"
+	"millrace/internal/sim/awssim"
+	"millrace/sample"
+	"millrace/sample/block"
+	"millrace/sample/weektable"
+	"millrace/uploader"
+	sink "millrace/uploader/dynamodb"
+)
+
+// invokeAll runs a command line and returns its exit code and what it printed.
+func invokeAll(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestCommandLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		"nothing":         {nil, exitUsage, "", "Usage: millrace-cloud COMMAND"},
+		"help":            {[]string{"help"}, exitOK, "audit    prove", ""},
+		"help of one":     {[]string{"help", "audit"}, exitOK, "Examples:", ""},
+		"-h":              {[]string{"audit", "-h"}, exitOK, "-patience", ""},
+		"version":         {[]string{"version"}, exitOK, "millrace-cloud devel go1", ""},
+		"unknown":         {[]string{"fly"}, exitUsage, "", `there is no command "fly"`},
+		"unknown flag":    {[]string{"audit", "--port", "3"}, exitUsage, "", "flag provided but not defined: -port; see `millrace-cloud help audit`"},
+		"argument":        {[]string{"audit", "north"}, exitUsage, "", `"north" is no flag`},
+		"no time":         {[]string{"audit", "--from", "yesterday"}, exitUsage, "", `--from "yesterday" is neither a day`},
+		"backwards":       {[]string{"audit", "--from", "2026-11-02", "--to", "2026-11-01"}, exitUsage, "", "--to is before --from"},
+		"a wrong prefix":  {[]string{"audit", "--prefix", "a b", "--region", "eu-central-1"}, exitFailed, "", "table prefix"},
+		"version and so":  {[]string{"version", "--loud"}, exitUsage, "", "-loud"},
+		"help of unknown": {[]string{"help", "fly"}, exitUsage, "", `there is no command "fly"`},
+	} {
+		code, stdout, stderr := invokeAll(t, c.args...)
+		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Count(stderr, "\n") > 1 && name != "nothing" {
+			t.Errorf("%s: code %d\n%s%s", name, code, stdout, stderr)
+		}
+	}
+}
+
+// TestAudit runs the command on simulated tables, whole and with a block gone.
+func TestAudit(t *testing.T) {
+	server, err := awssim.Start(awssim.Options{Keys: map[string]string{"AK": "secret"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "AK")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	endpoint := server.URL(awssim.ServiceDynamoDB)
+	flags := []string{"audit", "--prefix", "plant", "--region", "eu-central-1", "--endpoint", endpoint}
+
+	code, _, stderr := invokeAll(t, flags...)
+	if code != exitFailed || !strings.Contains(stderr, "there is no table plant-samples-") {
+		t.Errorf("no table: code %d, %s", code, stderr)
+	}
+	blocks := deliver(t, endpoint)
+	code, stdout, stderr := invokeAll(t, flags...)
+	want := regexp.MustCompile(`^north/gw1 s0001 0000000000000007: balanced: 3 blocks here of 1 to 3, 3 samples; produced 3, lost 0, thinned 0\n1 stream: 1 balanced; 3 blocks, 3 samples here, 0 declared lost\n$`)
+	if code != exitOK || !want.MatchString(stdout) || stderr != "" {
+		t.Errorf("code %d\n%s%s", code, stdout, stderr)
+	}
+
+	code, _, stderr = invokeAll(t, append(flags, "--site", "south")...)
+	if code != exitFailed || !strings.Contains(stderr, "no block of that site and gateway is in the tables looked at (1)") {
+		t.Errorf("another site: code %d, %s", code, stderr)
+	}
+	// No heartbeat names the gateway's streams, so the tables are scanned.
+	code, stdout, _ = invokeAll(t, append(flags, "--site", "north", "--gateway", "gw1")...)
+	if code != exitOK || !strings.Contains(stdout, "1 stream: 1 balanced") {
+		t.Errorf("the gateway: code %d\n%s", code, stdout)
+	}
+
+	db, err := cloudaudit.Connect(t.Context(), "eu-central-1", endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove(t, db, &blocks[1])
+	code, stdout, stderr = invokeAll(t, flags...)
+	if code != exitFailed || !strings.Contains(stdout, "MISSING: block 2 (1 sample) missing, undeclared, between ") || !strings.Contains(stderr, "something is missing undeclared") {
+		t.Errorf("code %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, _ = invokeAll(t, append(flags, "--json", "--keys-only")...)
+	if code != exitFailed || !strings.Contains(stdout, `"verdict": "missing"`) {
+		t.Errorf("code %d\n%s", code, stdout)
+	}
+}
+
+// deliver sends three blocks of yesterday through the gateway's own sink.
+func deliver(t *testing.T, endpoint string) (blocks []uploader.Block) {
+	enc, err := block.NewEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(-24 * time.Hour)
+	for i := uint64(1); i <= 3; i++ {
+		enc.Reset([]string{"north/meter/power"})
+		enc.Add(0, &sample.Sample{Tag: "north/meter/power", Value: sample.IntValue(int64(i)), Time: at.UnixNano() + int64(i)})
+		data, err := enc.Encode(nil, block.Header{Site: "north", Gateway: "gw1", Stream: "s0001", Epoch: 7, Seq: i, Produced: i})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := block.ReadHeader(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks = append(blocks, uploader.Block{Number: i, Header: h, Data: data})
+	}
+	c := sink.Kind{}.NewConfig().(*sink.Config)
+	c.TablePrefix, c.Region, c.Endpoint, c.CreateTables = "plant", "eu-central-1", endpoint, true
+	s, err := c.Open(uploader.Settings{Name: "table", Site: "north", Gateway: "gw1", Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range s.Send(t.Context(), blocks) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return blocks
+}
+
+func remove(t *testing.T, db *dynamodb.Client, b *uploader.Block) {
+	t.Helper()
+	pk, sk := weektable.Keys(&b.Header, weektable.Checksum(b.Data))
+	_, err := db.DeleteItem(context.Background(), &dynamodb.DeleteItemInput{
+		TableName: aws.String(weektable.Table("plant", time.Unix(0, b.Header.First))),
+		Key: map[string]types.AttributeValue{
+			weektable.AttrPartition: &types.AttributeValueMemberS{Value: pk}, weektable.AttrSort: &types.AttributeValueMemberS{Value: sk},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
