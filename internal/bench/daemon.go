@@ -25,14 +25,16 @@ type bench struct {
 	d      time.Duration
 	dir    string
 	binary string
+	// backlog is the size of the large backlog, in bytes.
+	backlog int64
 }
 
-func newBench(ctx context.Context, d time.Duration) (*bench, error) {
+func newBench(ctx context.Context, d time.Duration, backlog int64) (*bench, error) {
 	dir, err := os.MkdirTemp("", "millrace-bench-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{ctx: ctx, d: d, dir: dir, binary: filepath.Join(dir, "millrace")}
+	b := &bench{ctx: ctx, d: d, backlog: backlog, dir: dir, binary: filepath.Join(dir, "millrace")}
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.binary, "./cmd/millrace")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
@@ -64,16 +66,36 @@ type daemon struct {
 	exited chan error
 }
 
-// start runs the gateway on a configuration: sources in YAML, everything else
-// is the same for each measurement.
-func (b *bench) start(name, sources string) (*daemon, error) {
-	dir := filepath.Join(b.dir, name)
+// setup is what differs between the measurements of a gateway.
+type setup struct {
+	name    string
+	sources string   // in YAML
+	spool   string   // the spool's directory; one of the measurement's own where empty
+	keys    string   // further keys of the spool, in YAML: "max_size: 12GiB"
+	out     string   // the file sink's directory; likewise
+	under   []string // a command that the gateway is run by, with its arguments
+	quick   bool     // do not wait until the sources are up
+}
+
+// start runs a gateway with a file sink.
+func (b *bench) start(o setup) (*daemon, error) {
+	dir := filepath.Join(b.dir, o.name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	if o.spool == "" {
+		o.spool = filepath.Join(dir, "spool")
+	}
+	if o.out == "" {
+		o.out = filepath.Join(dir, "out")
+	}
 	d := &daemon{socket: filepath.Join(dir, "c.sock"), log: filepath.Join(dir, "log"), exited: make(chan error, 1)}
-	text := fmt.Sprintf("gateway: {site: bench, id: gw1}\nspool: {dir: %s/spool}\ncontrol: {socket: %s}\nsources:\n%ssinks:\n  - {name: out, type: file, dir: %s/out}\n",
-		dir, d.socket, sources, dir)
+	keys := "dir: " + o.spool
+	if o.keys != "" {
+		keys += ", " + o.keys
+	}
+	text := fmt.Sprintf("gateway: {site: bench, id: gw1}\nspool: {%s}\ncontrol: {socket: %s}\nsources:\n%ssinks:\n  - {name: out, type: file, dir: %s}\n",
+		keys, d.socket, o.sources, o.out)
 	config := filepath.Join(dir, "millrace.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -83,24 +105,26 @@ func (b *bench) start(name, sources string) (*daemon, error) {
 		return nil, err
 	}
 	defer out.Close()
-	d.cmd = exec.CommandContext(b.ctx, b.binary, "run", "--config", config)
+	command := append(o.under, b.binary, "run", "--config", config)
+	d.cmd = exec.CommandContext(b.ctx, command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = out, out
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
 	go func() { d.exited <- d.cmd.Wait() }()
-	return d, d.waitUp(b.ctx)
+	return d, d.waitUp(b.ctx, o.quick)
 }
 
-// waitUp waits until every source is up.
-func (d *daemon) waitUp(ctx context.Context) error {
+// waitUp waits until the gateway answers and, unless quick is set, every source
+// is up.
+func (d *daemon) waitUp(ctx context.Context, quick bool) error {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		st, err := d.status(ctx)
 		if err == nil {
 			waiting := 0
 			for _, c := range st.Components {
-				if c.Kind == "source" && c.State != "up" {
+				if c.Kind == "source" && c.State != "up" && !quick {
 					waiting++
 				}
 			}
@@ -112,7 +136,7 @@ func (d *daemon) waitUp(ctx context.Context) error {
 		select {
 		case <-d.exited:
 			return fmt.Errorf("the gateway ended: %s", tail(d.log))
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			d.stop()

@@ -77,7 +77,7 @@ func (b *bench) modbus() ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := b.start("modbus", sources.String())
+	d, err := b.start(setup{name: "modbus", sources: sources.String()})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (b *bench) memory() ([]figure, error) {
 		for i, s := range servers {
 			sources.WriteString(meterConfig(fmt.Sprintf("m%02d", i), s.URL(), "1s", m.each))
 		}
-		d, err := b.start(fmt.Sprintf("memory%d", m.slaves), sources.String())
+		d, err := b.start(setup{name: fmt.Sprintf("memory%d", m.slaves), sources: sources.String()})
 		if err != nil {
 			closeAll(servers)
 			return nil, err
@@ -139,7 +139,7 @@ func (b *bench) mqtt() ([]figure, error) {
 		return nil, err
 	}
 	defer broker.Close()
-	d, err := b.start("mqtt", sensorConfig(broker.URL()))
+	d, err := b.start(setup{name: "mqtt", sources: sensorConfig(broker.URL())})
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (b *bench) mosquitto() (figure, error) {
 		}
 	}
 	if err != nil {
-		f.bar, f.note = 0, "not measured: mosquitto is not installed"
+		f.missing = "mosquitto is not installed"
 		return f, nil
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,7 +236,7 @@ func (b *bench) mosquitto() (figure, error) {
 	}()
 	url := fmt.Sprintf("tcp://127.0.0.1:%d", port)
 	pause(b.ctx, time.Second)
-	d, err := b.start("mosquitto", sensorConfig(url))
+	d, err := b.start(setup{name: "mosquitto", sources: sensorConfig(url)})
 	if err != nil {
 		return f, err
 	}

@@ -87,6 +87,21 @@ func generate(ticks int) *table {
 	return t
 }
 
+// Plant returns the samples of a generated plant of 200 tags that is read once a
+// second, tick by tick.
+func Plant(ticks int) (tags []string, samples [][]sample.Sample) {
+	t := generate(ticks)
+	rows := t.rows()
+	for k := range ticks {
+		tick := make([]sample.Sample, len(t.tags))
+		for i := range tick {
+			tick[i] = rows[k*len(t.tags)+i].s
+		}
+		samples = append(samples, tick)
+	}
+	return t.tags, samples
+}
+
 func register(r *rand.Rand, reg, ticks int) []float64 {
 	col := make([]float64, ticks)
 	switch {
