@@ -216,7 +216,7 @@ func (c *cycle) pack(limits Limits) *request {
 	if lane == nil {
 		return nil
 	}
-	req := lane.pack(lane.capped(limits, c.opts.BytesPerSecond))
+	req := lane.pack(c.gate.bound(lane.capped(limits, c.opts.BytesPerSecond)))
 	req.lane = lane
 	lane.charge(req.size)
 	return req

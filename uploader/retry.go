@@ -19,7 +19,8 @@ const suspectAfter = 3
 // one succeeds.
 type gate struct {
 	policy  backoff.Policy
-	fails   int // requests in a row that delivered nothing
+	fails   int  // requests in a row that delivered nothing
+	held    bool // the last of them since an operator has to mend something, for all blocks alike
 	until   time.Time
 	since   time.Time // of the first of them
 	success time.Time // of the last delivery
@@ -47,7 +48,16 @@ func (g *gate) failed(now time.Time, after time.Duration) {
 	}
 }
 
-func (g *gate) worked(now time.Time) { g.fails, g.success = 0, now }
+func (g *gate) worked(now time.Time) { g.fails, g.held, g.success = 0, false, now }
+
+// bound makes a try that is expected to be refused again a small one: what is
+// sent in vain costs as much on a metered link.
+func (g *gate) bound(l Limits) Limits {
+	if g.held {
+		l.MaxBlocks = 1
+	}
+	return l
+}
 
 // settle takes a request's result: acknowledges what was delivered, buries
 // what was refused for good, and arranges the next try of the rest.
@@ -154,12 +164,19 @@ func (c *cycle) wholeFailed(win *window, failed []*item, faults []error, now tim
 		return
 	}
 	delay := time.Duration(0)
-	var again []*item
+	var again, first []*item
+	onePlace := c.sink.Limits().OnePlace
 	for i, it := range failed {
 		delay = max(delay, retryAfter(faults[i]))
-		// What is held may concern one table of several. The window moves on,
-		// so that blocks for the others come to their turn.
-		if Classify(faults[i]) == Hold {
+		hold := Classify(faults[i]) == Hold
+		switch {
+		case hold && onePlace:
+			note(it, now)
+			first = append(first, it)
+			continue
+		case hold:
+			// It may concern one table of several. The window moves on, so that
+			// blocks for the others come to their turn.
 			c.parkFailed(win, it, faults[i], now)
 			continue
 		}
@@ -168,7 +185,9 @@ func (c *cycle) wholeFailed(win *window, failed []*item, faults []error, now tim
 		again = append(again, it)
 	}
 	c.gate.failed(now, delay)
+	c.gate.held = len(first) > 0
 	win.again(again, false)
+	win.again(first, true)
 }
 
 // othersPass reports whether the failure is known to be these blocks' own:

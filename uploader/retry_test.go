@@ -262,6 +262,49 @@ func TestHoldKeepsEverythingAndLogsOnceAMinute(t *testing.T) {
 	})
 }
 
+// Where one queue holds everything, each try is one small request, and what
+// comes after the hold is in order.
+func TestHoldOfTheOnlyPlaceIsTriedWithTheOldestBlock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var mended atomic.Bool
+		s := newScript(func(_ context.Context, _ int, b []uploader.Block) []error {
+			if mended.Load() {
+				return delivered(b)
+			}
+			return fail(b, fault(uploader.Hold))
+		})
+		s.limits.OnePlace = true
+		r := newRig(t, s, uploader.Options{}, 100)
+		r.start()
+		after(time.Hour)
+		held := r.attempts()
+		if len(held) < 60 {
+			t.Errorf("%d tries in an hour", len(held))
+		}
+		for i, a := range held[1:] {
+			if !slices.Equal(a.numbers, []uint64{1}) {
+				t.Fatalf("try %d is of blocks %v, want the oldest alone", i+2, a.numbers)
+			}
+		}
+		if st := r.loop.Stats(); st.State != uploader.StateHeld {
+			t.Errorf("Stats are %+v", st)
+		}
+		mended.Store(true)
+		after(2 * time.Minute)
+		r.stop(t)
+		var order []uint64
+		for _, a := range r.attempts()[len(held):] {
+			order = append(order, a.numbers...)
+		}
+		if r.queue.Left() != 0 || !slices.IsSorted(order) || len(order) != 100 {
+			t.Errorf("%d are left; after the hold they went as %v", r.queue.Left(), order)
+		}
+		if n := len(r.attempts()) - len(held); n > 12 {
+			t.Errorf("%d requests for 100 blocks of 10 a request", n)
+		}
+	})
+}
+
 // One table of several is missing: its blocks wait, the others go on.
 func TestPartialHoldLetsTheRestThrough(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -74,6 +74,9 @@ type Limits struct {
 	Size func(b *Block) int
 	// Concurrency is how many requests may be under way at once, at least 1.
 	Concurrency int
+	// OnePlace says that all blocks go to the same place, so that what holds one
+	// holds all. Otherwise a hold may concern one table of several.
+	OnePlace bool
 }
 
 // Sink delivers blocks to one place. Send may be called from as many

@@ -113,7 +113,7 @@ type sink struct {
 
 // Limits implements uploader.Sink.
 func (s *sink) Limits() uploader.Limits {
-	return uploader.Limits{MaxBlocks: maxBlocks, MaxBytes: maxBytes, Concurrency: 1,
+	return uploader.Limits{MaxBlocks: maxBlocks, MaxBytes: maxBytes, Concurrency: 1, OnePlace: true,
 		Size: func(b *uploader.Block) int { return len(b.Data) + recordHeader }}
 }
 

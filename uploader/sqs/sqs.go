@@ -144,7 +144,7 @@ type sink struct {
 
 // Limits implements uploader.Sink.
 func (s *sink) Limits() uploader.Limits {
-	return uploader.Limits{MaxBlocks: maxEntries, MaxBytes: maxBytes, Concurrency: s.lanes,
+	return uploader.Limits{MaxBlocks: maxEntries, MaxBytes: maxBytes, Concurrency: s.lanes, OnePlace: true,
 		Size: func(b *uploader.Block) int { return s.bodySize(b) + s.attributesSize(b) }}
 }
 
