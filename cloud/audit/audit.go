@@ -166,17 +166,32 @@ func (r *reader) all(ctx context.Context) error {
 			in.ProjectionExpression, in.ExpressionAttributeNames = projection()
 		}
 		pages := dynamodb.NewScanPaginator(r.db, in)
-		for pages.HasMorePages() {
+		err := r.pages(ctx, name, pages.HasMorePages, func() ([]map[string]types.AttributeValue, error) {
 			page, err := pages.NextPage(ctx)
-			if gone(err) {
-				break // dropped meanwhile
-			}
 			if err != nil {
-				return explain("read table", name, err)
+				return nil, err
 			}
-			if err := r.take(ctx, name, page.Items); err != nil {
-				return err
-			}
+			return page.Items, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pages takes in what is read of a table, page by page.
+func (r *reader) pages(ctx context.Context, table string, more func() bool, next func() ([]map[string]types.AttributeValue, error)) error {
+	for more() {
+		items, err := next()
+		if gone(err) {
+			return nil // dropped meanwhile
+		}
+		if err != nil {
+			return explain("read table", table, err)
+		}
+		if err := r.take(ctx, table, items); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -215,17 +230,15 @@ func (r *reader) partition(ctx context.Context, stream string) error {
 			in.ProjectionExpression, in.ExpressionAttributeNames = projection()
 		}
 		pages := dynamodb.NewQueryPaginator(r.db, in)
-		for pages.HasMorePages() {
+		err := r.pages(ctx, name, pages.HasMorePages, func() ([]map[string]types.AttributeValue, error) {
 			page, err := pages.NextPage(ctx)
-			if gone(err) {
-				break // dropped meanwhile
-			}
 			if err != nil {
-				return explain("read table", name, err)
+				return nil, err
 			}
-			if err := r.take(ctx, name, page.Items); err != nil {
-				return err
-			}
+			return page.Items, nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
