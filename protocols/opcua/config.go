@@ -14,6 +14,7 @@ import (
 
 	"millrace/internal/secret"
 	"millrace/protocols"
+	"millrace/protocols/opcua/pki"
 )
 
 // Protocol is the protocol `type: opcua`.
@@ -172,4 +173,12 @@ func (c *Config) policy() string {
 		return ua.SecurityPolicyURINone
 	}
 	return ua.SecurityPolicyURIBasic256Sha256
+}
+
+// trusted is the list of the servers that are trusted.
+func (c *Config) trusted() pki.List { return pki.List{Dir: c.TrustDir, Whose: "server"} }
+
+// files are the gateway's own.
+func (c *Config) files() pki.Files {
+	return pki.Files{Certificate: c.Certificate, Key: c.Key, Auto: c.AutoCertificate}
 }

@@ -84,17 +84,17 @@ func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {
 	}
 	var leaf []byte // the server's certificate
 	if c.cfg.Security != securityNone {
-		if leaf, err = trust(c.cfg.TrustDir, ep.ServerCertificate, c.party(ep), clock.WallOf(c.clock)); err != nil {
+		if leaf, err = c.cfg.trusted().Check(ep.ServerCertificate, c.party(ep).mismatch, clock.WallOf(c.clock)); err != nil {
 			return nil, fmt.Errorf("server %s: %w", c.url, err)
 		}
-		own, err := loadIdentity(&c.cfg, c.site, clock.WallOf(c.clock))
+		own, err := c.cfg.files().Load(c.site, clock.WallOf(c.clock))
 		if err != nil {
 			return nil, err
 		}
 		// The library encrypts for this certificate, and the guard sees to it
 		// that it goes on to.
 		ep.ServerCertificate = leaf
-		options = append(options, opcua.Certificate(own.cert), opcua.PrivateKey(own.key))
+		options = append(options, opcua.Certificate(own.Cert), opcua.PrivateKey(own.Key))
 	}
 	token := ua.UserTokenTypeAnonymous
 	if c.cfg.User != "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/gopcua/opcua/ua"
 
 	"millrace/protocols"
+	"millrace/protocols/opcua/pki"
 	"millrace/protocols/protocolstest"
 	"millrace/sample"
 )
@@ -172,7 +173,7 @@ func TestWeDoNotTrustTheServer(t *testing.T) {
 	if got := dialFails(t, cfg); !strings.Contains(got, s.url) || !strings.Contains(got, "is not in the trust list "+cfg.TrustDir) {
 		t.Errorf("got %s", got)
 	}
-	kept, err := os.ReadDir(filepath.Join(cfg.TrustDir, rejectedDir))
+	kept, err := os.ReadDir(filepath.Join(cfg.TrustDir, pki.RejectedDir))
 	if err != nil || len(kept) != 1 {
 		t.Fatalf("kept aside: %v, %v", kept, err)
 	}
