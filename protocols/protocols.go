@@ -81,6 +81,9 @@ type Tag struct {
 	ScanRate time.Duration
 	// Scaled is true where the pipeline turns the value into a float64.
 	Scaled bool
+	// Unit and Description are what the configuration says of it; may be empty.
+	Unit        string
+	Description string
 }
 
 // Connection owns one physical link and is safe for concurrent use. Close ends

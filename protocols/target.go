@@ -29,6 +29,20 @@ type TargetConfig interface {
 	Places() []string
 }
 
+// Described is implemented by target settings that show what the target is, as
+// a server of the gateway's own does. The gateway calls Describe once it has
+// decoded them, before Validate.
+type Described interface {
+	Describe(info TargetInfo)
+}
+
+// TargetInfo is what the mirror's configuration says of a target.
+type TargetInfo struct {
+	Name string // unique in the gateway
+	Kind sample.Kind
+	Unit string // may be empty
+}
+
 // TargetOpener is implemented by connections whose configuration is Writable.
 type TargetOpener interface {
 	// OpenTarget prepares writing, without dialling. t came from NewTarget of

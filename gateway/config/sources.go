@@ -169,5 +169,6 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	src.Tags = append(src.Tags, t)
 	spec.Tags = append(spec.Tags, protocols.Tag{
 		Name: full, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order, ScanRate: raw.ScanRate, Scaled: scaled,
+		Unit: raw.Unit, Description: raw.Description,
 	})
 }
