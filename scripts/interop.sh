@@ -3,7 +3,7 @@
 # tests that millrace passes on them:
 #
 #   Eclipse Mosquitto       Debian, by apt-get download (no root needed), or the one on PATH
-#   pymodbus, asyncua       PyPI, in a virtual environment; zstandard too, for docs/decode_block.py
+#   pymodbus, asyncua       PyPI, in a virtual environment; zstandard and cryptography too, for docs/*.py
 #   ElasticMQ               Maven Central
 #   DynamoDB Local          Maven Central; its licence forbids passing it on, so it stays in .cache
 #
@@ -77,7 +77,7 @@ install_mosquitto() {
 install_python() {
 	"$python" -m venv "$1" &&
 		"$1/bin/pip" install --quiet --requirement "$servers/requirements.txt" &&
-		"$1/bin/python" -c 'import asyncua, pymodbus, zstandard'
+		"$1/bin/python" -c 'import asyncua, cryptography, pymodbus, zstandard'
 }
 
 install_jars() {
@@ -122,7 +122,7 @@ fi || true
 
 echo
 code=0
-go test -tags interop -count 1 -timeout 20m -v ./internal/interop/... ./sample/block/... "$@" 2>&1 | tee "$logs/test" |
+go test -tags interop -count 1 -timeout 20m -v ./internal/interop/... ./sample/block/... ./sample/result/... "$@" 2>&1 | tee "$logs/test" |
 	grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' || code=${PIPESTATUS[0]}
 
 # Tests are counted at the top level. A skip for want of the server is one
