@@ -171,33 +171,76 @@ func TestModbusAddressThatPymodbusDoesNotHave(t *testing.T) {
 	}
 }
 
-// What the writer writes, pymodbus gives back in a read of its own.
-func TestModbusWritesToPymodbus(t *testing.T) {
+// What a target writes, pymodbus gives back in a read of its own.
+func TestModbusTargetWritesToPymodbus(t *testing.T) {
 	points, _ := plan()
 	_, port := python(t, "modbus_device.py", points)
 	cfg, src := modbusSource(t, port, points)
 	r := run(t, cfg, src)
-	w, err := r.Conn.OpenWriter(r.Health)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
 	for _, tt := range []struct {
-		address, typ string
-		value        sample.Value
+		address, typ, order string
+		value               sample.Value
 	}{
-		{"holding:500", "uint16", sample.IntValue(0xBEEF)},
-		{"holding:502", "float32 CDAB", sample.FloatValue(-12.25)},
-		{"holding:504", "int64", sample.IntValue(math.MinInt64)},
-		{"17/holding:508", "float64 DCBA", sample.FloatValue(math.Pi)},
-		{"coil:100", "bool", sample.BoolValue(true)},
+		{"holding:500", "uint16", "", sample.IntValue(0xBEEF)},
+		{"holding:502", "float32", "CDAB", sample.FloatValue(-12.25)},
+		{"holding:504", "int64", "", sample.IntValue(math.MinInt64)},
+		{"17/holding:508", "float64", "DCBA", sample.FloatValue(math.Pi)},
+		{"coil:100", "bool", "", sample.BoolValue(true)},
 	} {
-		if err := w.Write(t.Context(), tt.address, tt.typ, tt.value); err != nil {
+		tc := cfg.NewTarget().(*modbus.TargetConfig)
+		tc.Address, tc.Type, tc.Order = tt.address, tt.typ, tt.order
+		target := openTarget(t, r, tc, tt.value.Kind())
+		if err := target.Write(t.Context(), protocols.Command{Value: tt.value, Version: 1}); err != nil {
 			t.Errorf("write %s: %v", tt.address, err)
 			continue
 		}
-		if got, err := w.Read(t.Context(), tt.address, tt.typ); err != nil || got != tt.value {
-			t.Errorf("%s reads back as %s, %v; want %s", tt.address, got, err, tt.value)
+		if got, err := target.Read(t.Context()); err != nil || got.Value != tt.value {
+			t.Errorf("%s reads back as %+v, %v; want %s", tt.address, got, err, tt.value)
 		}
 	}
+}
+
+// A block with its version, validity and heartbeat arrives whole, whether its
+// places stand side by side or not.
+func TestModbusTargetBlockOnPymodbus(t *testing.T) {
+	points, _ := plan()
+	_, port := python(t, "modbus_device.py", points)
+	cfg, src := modbusSource(t, port, points)
+	r := run(t, cfg, src)
+	for _, at := range [][4]string{
+		{"holding:490", "holding:492", "holding:496", "holding:497"},
+		{"holding:486", "holding:498", "holding:502", "holding:504"},
+	} {
+		tc := cfg.NewTarget().(*modbus.TargetConfig)
+		tc.Type, tc.VersionType, tc.Order = "float32", "uint64", "CDAB"
+		tc.Address, tc.VersionAddress, tc.ValidityAddress, tc.HeartbeatAddress = at[0], at[1], at[2], at[3]
+		target := openTarget(t, r, tc, sample.Float64)
+		if err := target.Write(t.Context(), protocols.Command{Value: sample.FloatValue(41.5), Version: 1<<40 + 3}); err != nil {
+			t.Errorf("write %v: %v", at, err)
+			continue
+		}
+		got, err := target.Read(t.Context())
+		if err != nil || got.Value != sample.FloatValue(41.5) || got.Version != 1<<40+3 || !got.Quality.IsGood() {
+			t.Errorf("%v reads back as %+v, %v", at, got, err)
+		}
+		if err := target.Tell(t.Context(), protocols.State{Heartbeat: 9}); err != nil {
+			t.Errorf("tell %v: %v", at, err)
+		}
+		if got, err := target.Read(t.Context()); err != nil || !got.Quality.IsBad() {
+			t.Errorf("%v, not valid any more, reads back as %+v, %v", at, got, err)
+		}
+	}
+}
+
+func openTarget(t *testing.T, r *running, tc *modbus.TargetConfig, kind sample.Kind) protocols.Target {
+	t.Helper()
+	for _, f := range tc.Validate(kind) {
+		t.Fatalf("%s: %s", f.Path, f.Problem)
+	}
+	target, err := r.Conn.(protocols.TargetOpener).OpenTarget(tc, r.Health)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { target.Close() })
+	return target
 }

@@ -10,7 +10,8 @@ import (
 	"millrace/protocols"
 )
 
-// connection implements protocols.Connection and protocols.Checker.
+// connection implements protocols.Connection, protocols.Checker and
+// protocols.TargetOpener.
 type connection struct {
 	cfg   Config
 	link  *link
@@ -48,9 +49,9 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return newSource(c, src, points, h), nil
 }
 
-// OpenWriter implements protocols.Connection.
-func (c *connection) OpenWriter(h protocols.Health) (protocols.Writer, error) {
-	return &writer{conn: c, health: h}, nil
+// OpenWriter implements protocols.Connection. The mirror opens targets.
+func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
+	return nil, protocols.ErrNoWriter
 }
 
 // Close implements protocols.Connection.

@@ -30,9 +30,9 @@ type link struct {
 	dial  func(ctx context.Context, host string) (net.Conn, error)
 	retry backoff.Policy
 
-	sem chan struct{} // holds one element while the link is in use
+	turns turns
 
-	// Below: owned by who holds sem.
+	// Below: owned by whose turn it is.
 	tr       transport
 	clients  map[uint8]mb.Client
 	units    map[uint8]*unitState
@@ -67,7 +67,6 @@ func newLink(cfg Config, host string, clk clock.Clock) *link {
 		cfg:     cfg,
 		clock:   clk,
 		retry:   backoff.Policy{Base: 250 * time.Millisecond, Max: 3 * time.Second},
-		sem:     make(chan struct{}, 1),
 		clients: map[uint8]mb.Client{},
 		units:   map[uint8]*unitState{},
 	}
@@ -80,23 +79,18 @@ func newLink(cfg Config, host string, clk clock.Clock) *link {
 }
 
 // acquire takes the link. A ctx that is done takes precedence.
-func (l *link) acquire(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+func (l *link) acquire(ctx context.Context, h hurry) error {
+	if err := l.turns.take(ctx, h); err != nil {
 		return err
 	}
-	select {
-	case l.sem <- struct{}{}:
-		if l.closed {
-			<-l.sem
-			return errClosed
-		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if l.closed {
+		l.release()
+		return errClosed
 	}
+	return nil
 }
 
-func (l *link) release() { <-l.sem }
+func (l *link) release() { l.turns.give() }
 
 func (l *link) client(unit uint8) mb.Client {
 	c, ok := l.clients[unit]
@@ -121,10 +115,15 @@ func (l *link) unit(id uint8) *unitState {
 // reply. A request that is on the wire is finished after ctx is done. While a
 // device is away and its back-off runs, read fails at once with *waitingError.
 func (l *link) read(ctx context.Context, unit uint8, t table, start uint16, count int, buf []byte) ([]byte, time.Time, error) {
-	if err := l.acquire(ctx); err != nil {
+	if err := l.acquire(ctx, polling); err != nil {
 		return nil, time.Time{}, err
 	}
 	defer l.release()
+	return l.ask(ctx, unit, t, start, count, buf)
+}
+
+// ask is read, for who has the link.
+func (l *link) ask(ctx context.Context, unit uint8, t table, start uint16, count int, buf []byte) ([]byte, time.Time, error) {
 	u := l.unit(unit)
 	if wait := time.Until(u.skipTo); wait > 0 {
 		return nil, l.clock.Now(), &waitingError{u.err}
@@ -161,21 +160,64 @@ func (l *link) read(ctx context.Context, unit uint8, t table, start uint16, coun
 	}
 }
 
-// write sends one write request, which is not repeated: whether it was carried
-// out is not known when the connection breaks. The deadline of ctx shortens
-// the time limit.
-func (l *link) write(ctx context.Context, unit uint8, request func(mb.Client) error) error {
-	if err := l.acquire(ctx); err != nil {
-		return err
+// turn is the use of the link for requests to one unit that belong together.
+type turn struct {
+	link   *link
+	ctx    context.Context
+	unit   uint8
+	probed bool // the connection was alive at the turn's first write
+}
+
+// hold gives f the link until it returns, before those that wait to poll. Its
+// error is f's, or says why there was no turn.
+func (l *link) hold(ctx context.Context, unit uint8, f func(*turn) error) error {
+	if err := l.acquire(ctx, writing); err != nil {
+		return &unsentError{err}
 	}
 	defer l.release()
-	if _, err := l.ready(ctx); err != nil {
-		return err
+	return f(&turn{link: l, ctx: ctx, unit: unit})
+}
+
+// unsentError says that a request did not go out.
+type unsentError struct{ cause error }
+
+func (e *unsentError) Error() string { return e.cause.Error() }
+func (e *unsentError) Unwrap() error { return e.cause }
+
+// read reads within the turn.
+func (t *turn) read(tab table, start uint16, count int, buf []byte) ([]byte, time.Time, error) {
+	return t.link.ask(t.ctx, t.unit, tab, start, count, buf)
+}
+
+// write sends one write request, which is not repeated: whether it was carried
+// out is not known when the connection breaks. The deadline of the turn's
+// context shortens the time limit. An *unsentError says that nothing went out.
+func (t *turn) write(request func(mb.Client) error) error {
+	l, u := t.link, t.link.unit(t.unit)
+	if wait := time.Until(u.skipTo); wait > 0 {
+		return &unsentError{&waitingError{u.err}}
 	}
-	l.tr.deadline, _ = ctx.Deadline()
-	err := request(l.client(unit))
+	fresh, err := l.ready(t.ctx)
+	if err == nil && !fresh && !t.probed && l.tr.ended() {
+		// The device found the connection idle and has closed it. A write on it
+		// would be lost, and its outcome not known.
+		_, err = l.ready(t.ctx)
+	}
+	if err == nil {
+		err = t.ctx.Err()
+	}
+	if err != nil {
+		return &unsentError{err}
+	}
+	t.probed = true
+	l.tr.deadline, _ = t.ctx.Deadline()
+	err = request(l.client(t.unit))
 	l.tr.deadline = time.Time{}
-	l.settle(l.unit(unit), err)
+	l.settle(u, err)
+	var lost *lostError
+	if errors.As(err, &lost) && lost.unsent {
+		return &unsentError{err}
+	}
 	return err
 }
 
@@ -256,7 +298,8 @@ func (l *link) settle(u *unitState, err error) {
 
 // close gives up the connection. A request under way is finished first.
 func (l *link) close() {
-	l.sem <- struct{}{}
+	// Without an end to the context it is always had in the end.
+	_ = l.turns.take(context.Background(), writing)
 	l.closed = true
 	l.tr.close()
 	l.release()

@@ -109,10 +109,12 @@ func (t *transport) Send(request []byte) ([]byte, error) {
 		deadline = t.deadline
 	}
 	if err := t.conn.SetDeadline(deadline); err != nil {
-		return nil, t.lost(err, false)
+		t.close()
+		return nil, &lostError{cause: err, unsent: true}
 	}
-	if _, err := t.conn.Write(request); err != nil {
-		return nil, t.lost(err, false)
+	if n, err := t.conn.Write(request); err != nil {
+		t.close()
+		return nil, &lostError{cause: err, unsent: n == 0}
 	}
 	foreign := 0
 	for {
@@ -143,11 +145,7 @@ func (t *transport) Send(request []byte) ([]byte, error) {
 
 // next returns the next whole frame from the connection.
 func (t *transport) next() ([]byte, error) {
-	if t.used > 0 {
-		copy(t.in[:], t.in[t.used:t.have])
-		t.have -= t.used
-		t.used = 0
-	}
+	t.compact()
 	for {
 		if t.have >= headerLen {
 			length := int(binary.BigEndian.Uint16(t.in[4:]))
@@ -167,9 +165,32 @@ func (t *transport) next() ([]byte, error) {
 	}
 }
 
-func (t *transport) lost(err error, begun bool) error {
+// compact drops the last answer from in.
+func (t *transport) compact() {
+	if t.used > 0 {
+		copy(t.in[:], t.in[t.used:t.have])
+		t.have -= t.used
+		t.used = 0
+	}
+}
+
+// probeTime is how long ended waits for the end of a connection that has come
+// already: a read whose deadline is over says nothing.
+const probeTime = time.Millisecond
+
+// ended reports whether the other side has closed the connection, and gives it
+// up then. What else has come is kept for next.
+func (t *transport) ended() bool {
+	t.compact()
+	if t.conn.SetDeadline(time.Now().Add(probeTime)) == nil {
+		n, err := t.conn.Read(t.in[t.have:])
+		t.have += n
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+	}
 	t.close()
-	return &lostError{cause: err, begun: begun}
+	return true
 }
 
 // adopt takes over a fresh connection.
