@@ -180,5 +180,13 @@ type Server interface {
 	Serve(ctx context.Context, h Health) error
 }
 
+// Sourceless is implemented by the configurations of protocols that have no
+// source: their connections return ErrNoSource. They stand under
+// `mirror.devices:` and never under `sources:`.
+type Sourceless interface {
+	// Serves says that the connections are Servers, which show live tags too.
+	Serves() bool
+}
+
 // ErrNoSource is returned by OpenSource of protocols that only serve or write.
 var ErrNoSource = errors.New("this protocol has no source")

@@ -17,6 +17,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"millrace/feeds"
 	"millrace/gateway/pipeline"
 	"millrace/internal/bytesize"
 	"millrace/protocols"
@@ -34,6 +35,7 @@ const maxHold = 10 * time.Minute
 type Registry struct {
 	Protocols []protocols.Protocol
 	Sinks     []uploader.Kind
+	Feeds     []feeds.Kind
 }
 
 // Config is a checked configuration.
@@ -47,6 +49,7 @@ type Config struct {
 	Metrics  Metrics
 	Sources  []Source
 	Sinks    []Sink
+	Mirror   Mirror
 }
 
 // Gateway names the gateway. Both names are part of every block's identity.
@@ -161,6 +164,7 @@ type file struct {
 	Metrics  Metrics     `yaml:"metrics"`
 	Sources  []yaml.Node `yaml:"sources"`
 	Sinks    []yaml.Node `yaml:"sinks"`
+	Mirror   fileMirror  `yaml:"mirror"`
 }
 
 type fileSource struct {
@@ -202,6 +206,7 @@ func defaults() file {
 		Log:      Log{Level: "info", Format: "auto"},
 		Control:  Control{Socket: "/run/millrace/control.sock"},
 		Shutdown: DefaultShutdown(),
+		Mirror:   defaultMirror(),
 	}
 }
 
@@ -251,7 +256,7 @@ func Parse(name string, data []byte, r Registry) (*Config, error) {
 	raw := defaults()
 	d.decode(root, "", reflect.ValueOf(&raw).Elem())
 	cfg := &Config{Gateway: raw.Gateway, Clock: raw.Clock, Spool: raw.Spool, Log: raw.Log, Control: raw.Control, Shutdown: raw.Shutdown, Metrics: raw.Metrics}
-	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}}
+	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}, keys: map[string]string{}}
 	c.general()
 	for i := range raw.Sources {
 		if !d.exhausted() {
@@ -262,6 +267,9 @@ func Parse(name string, data []byte, r Registry) (*Config, error) {
 		if !d.exhausted() {
 			c.sink(i, &raw.Sinks[i])
 		}
+	}
+	if d.nodes["mirror"] != nil && !d.exhausted() {
+		c.mirror(&raw.Mirror)
 	}
 	if len(d.errors) > 0 {
 		d.errors.sort()
@@ -276,8 +284,10 @@ type checker struct {
 	cfg      *Config
 	registry Registry
 	tags     map[string]string // full name to path
-	names    map[string]string // "source NAME" or "sink NAME" to path
+	names    map[string]string // "source NAME", "sink NAME" and so on to path
 	links    map[string]link
+	keys     map[string]string // source to the key of its link, where that is right
+	mirrors  *mirrors
 }
 
 type link struct {
@@ -372,6 +382,7 @@ func Shapes() map[string]any {
 	one := 1.0
 	return map[string]any{
 		"the file": defaults(), "a source": defaultSource(), "a sink": defaultSink(),
-		"a tag": fileTag{Scale: &one, MaxSilence: pipeline.DefaultMaxSilence},
+		"a tag":  fileTag{Scale: &one, MaxSilence: pipeline.DefaultMaxSilence},
+		"a feed": fileFeed{}, "a device": fileDevice{}, "a target": defaultTarget(),
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"millrace/gateway/config"
 	"millrace/internal/bytesize"
+	contract "millrace/protocols"
 	protocols "millrace/protocols/all"
 	uploader "millrace/uploader/all"
 )
@@ -67,7 +68,7 @@ func TestCommentedKeys(t *testing.T) {
 func TestEveryKeyIsDocumented(t *testing.T) {
 	reference := parseReference(t)
 	example := read(t, "configs/millrace.example.yaml")
-	parts := regexp.MustCompile(`(?m)^  # ---- .*$|^sinks:$`).Split(example, -1)
+	parts := regexp.MustCompile(`(?m)^  # ---- .*$|^sinks:$|^mirror:.*$`).Split(example, -1)
 	check := func(what, typ string, v any) {
 		want := keysOf(reflect.TypeOf(v))
 		if len(want) == 0 {
@@ -109,6 +110,14 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 	for _, p := range protocols.List() {
 		check("type "+p.Type(), p.Type(), reflect.ValueOf(p.NewConfig()).Elem().Interface())
 	}
+	for _, p := range protocols.List() {
+		if w, ok := p.NewConfig().(contract.Writable); ok {
+			check("write "+p.Type(), "", reflect.ValueOf(w.NewTarget()).Elem().Interface())
+		}
+	}
+	for _, k := range registry().Feeds {
+		check("feed "+k.Type(), "", reflect.ValueOf(k.NewConfig()).Elem().Interface())
+	}
 	for _, k := range uploader.List() {
 		check("type "+k.Type(), k.Type(), reflect.ValueOf(k.NewConfig()).Elem().Interface())
 	}
@@ -132,11 +141,11 @@ func parseReference(t *testing.T) map[string]map[string]string {
 		if strings.HasPrefix(line, "#") {
 			heading := strings.TrimLeft(line, "# ")
 			things, prefix = nil, ""
-			for _, m := range regexp.MustCompile("`type: ([a-z]+)`").FindAllStringSubmatch(heading, -1) {
-				things = append(things, "type "+m[1])
+			for _, m := range regexp.MustCompile("`type: ([a-z_]+)`").FindAllStringSubmatch(heading, -1) {
+				things = append(things, role(heading)+m[1])
 			}
 			switch heading {
-			case "gateway", "clock", "spool", "log", "control", "shutdown", "metrics":
+			case "gateway", "clock", "spool", "log", "control", "shutdown", "metrics", "mirror":
 				things, prefix = []string{"the file"}, heading+"."
 			case "sources":
 				things = []string{"a source"}
@@ -144,6 +153,12 @@ func parseReference(t *testing.T) map[string]map[string]string {
 				things = []string{"a tag"}
 			case "sinks":
 				things = []string{"a sink"}
+			case "mirror: feeds":
+				things = []string{"a feed"}
+			case "mirror: devices":
+				things = []string{"a device"}
+			case "mirror: targets":
+				things = []string{"a target"}
 			}
 			if strings.HasPrefix(line, "## ") {
 				put(out, "the file", heading, "")
@@ -169,6 +184,18 @@ func parseReference(t *testing.T) map[string]map[string]string {
 		}
 	}
 	return out
+}
+
+// role says what a section on a type is of: the same word stands for a sink, a
+// feed, and a place that is written to.
+func role(heading string) string {
+	switch {
+	case strings.HasPrefix(heading, "feed of"):
+		return "feed "
+	case strings.HasPrefix(heading, "write of"):
+		return "write "
+	}
+	return "type "
 }
 
 func put(m map[string]map[string]string, thing, key, deflt string) {

@@ -109,12 +109,25 @@ func (c *checker) connection(path string, src *Source, raw *fileSource) {
 	if len(faults) > 0 {
 		return
 	}
-	key := src.Connection.LinkKey()
+	if s, ok := src.Connection.(protocols.Sourceless); ok {
+		c.wrong(path+".type", fmt.Sprintf("%s has no source: nothing can be read from it", src.Type), "put it under mirror.devices:"+map[bool]string{true: ", where it shows tags and targets"}[s.Serves()])
+		return
+	}
+	c.keys[src.Name] = c.link(path, src.Connection, false)
+}
+
+// link checks a connection against the others of the same link, and returns the
+// link's key. A server is one connection and is not shared.
+func (c *checker) link(path string, conn protocols.Config, server bool) string {
+	key := conn.LinkKey()
 	if first, ok := c.links[key]; !ok {
-		c.links[key] = link{path + ".connection", src.Connection}
-	} else if !reflect.DeepEqual(first.config, src.Connection) {
+		c.links[key] = link{path + ".connection", conn}
+	} else if server {
+		c.wrong(path+".connection", fmt.Sprintf("%s is that of %s already", key, first.path), "let one device show the tags and targets of both, or give each an address of its own")
+	} else if !reflect.DeepEqual(first.config, conn) {
 		c.wrong(path+".connection", fmt.Sprintf("%s is the link of %s too, with other settings", key, first.path), "sources that share a link need the same connection settings")
 	}
+	return key
 }
 
 func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, raw *fileTag) {
