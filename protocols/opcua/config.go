@@ -155,7 +155,9 @@ func (c *Config) Open(s protocols.Settings) (protocols.Connection, error) {
 	if u.Port() == "" {
 		u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
 	}
-	return &connection{cfg: *c, url: u.String(), host: u.Hostname(), site: s.Site, log: s.Log, clock: s.Clock, silence: minSilence}, nil
+	conn := &connection{cfg: *c, url: u.String(), host: u.Hostname(), site: s.Site, log: s.Log, clock: s.Clock, silence: minSilence}
+	conn.writing.conn, conn.writing.turn = conn, make(chan struct{}, 1)
+	return conn, nil
 }
 
 func (c *Config) mode() ua.MessageSecurityMode {

@@ -25,8 +25,9 @@ const (
 )
 
 // connection implements protocols.Connection and protocols.Checker. It owns
-// the settings; each source and writer has a session of its own, since a fresh
-// client for each connection is the only one that never falls silent.
+// the settings; each source has a session of its own, and the targets have one
+// together, since a fresh client for each connection is the only one that
+// never falls silent.
 type connection struct {
 	cfg     Config
 	url     string
@@ -35,6 +36,7 @@ type connection struct {
 	log     *slog.Logger
 	clock   clock.Clock
 	silence time.Duration // shorter in tests
+	writing writing
 }
 
 // OpenSource implements protocols.Connection.
@@ -57,13 +59,17 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return s, nil
 }
 
-// OpenWriter implements protocols.Connection.
-func (c *connection) OpenWriter(h protocols.Health) (protocols.Writer, error) {
-	return &writer{conn: c, health: h}, nil
+// OpenWriter implements protocols.Connection. The mirror uses OpenTarget.
+func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
+	return nil, protocols.ErrNoWriter
 }
 
-// Close implements protocols.Connection. Sessions end with their sources.
-func (c *connection) Close() error { return nil }
+// Close implements protocols.Connection. Sessions end with their sources and
+// with the last target.
+func (c *connection) Close() error {
+	c.writing.ends.Wait()
+	return nil
+}
 
 // dial opens a session with a fresh client.
 func (c *connection) dial(ctx context.Context, lost func()) (*link, error) {

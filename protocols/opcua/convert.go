@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -117,11 +118,20 @@ func toSample(tag string, dv *ua.DataValue, now time.Time) (sample.Sample, error
 	return s, nil
 }
 
+// typeName is the built-in type's name as OPC UA writes it, not the library.
+func typeName(t ua.TypeID) string {
+	name := strings.TrimPrefix(t.String(), "TypeID")
+	if rest, ok := strings.CutPrefix(name, "Uint"); ok {
+		return "UInt" + rest
+	}
+	return name
+}
+
 // toVariant converts a value for a node of a built-in type, exactly or not at
 // all. Only the rounding of a decimal to a float32 is taken.
 func toVariant(v sample.Value, t ua.TypeID) (*ua.Variant, error) {
 	refuse := func() (*ua.Variant, error) {
-		return nil, fmt.Errorf("%s %s does not fit a node of type %s", v.Kind(), v, t)
+		return nil, fmt.Errorf("%s %s does not fit a node of type %s", v.Kind(), v, typeName(t))
 	}
 	switch t {
 	case ua.TypeIDBoolean:

@@ -1,7 +1,7 @@
 package opcua
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -262,80 +262,80 @@ func TestNoFallingBack(t *testing.T) {
 	}
 }
 
-// writable is a server with nodes of several kinds and a writer on it.
-type writable struct {
-	*secured
-	w                           protocols.Writer
-	h                           *protocolstest.HealthRecorder
-	i32, u16, f64, empty, fixed string
-}
-
-func startWritable(t *testing.T) *writable {
-	t.Helper()
-	x := &writable{secured: startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify()), h: new(protocolstest.HealthRecorder)}
-	x.i32 = x.add(t, "i32", int32(1), peer.DataTypeIDInt32, readWrite)
-	x.u16 = x.add(t, "u16", uint16(1), peer.DataTypeIDUInt16, readWrite)
-	x.f64 = x.add(t, "f64", 1.0, peer.DataTypeIDDouble, readWrite)
-	x.empty = x.add(t, "empty", nil, peer.DataTypeIDByte, readWrite)
-	x.fixed = x.add(t, "fixed", int32(1), peer.DataTypeIDInt32, peer.AccessLevelsCurrentRead)
-	cfg := x.config(t, modeEncrypt)
-	cfg.User, cfg.Password = "operator", passwordFile(t, "correct horse") // who is anonymous may not write
-	var err error
-	if x.w, err = open(t, cfg, new(logs)).OpenWriter(x.h); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { x.w.Close() })
-	return x
-}
-
-func TestWriter(t *testing.T) {
+// A target on a server of another make, with trust and a user as configured,
+// and data types that are not built in.
+func TestSecuredTarget(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	defer cancel()
-	x := startWritable(t)
-	w, h := x.w, x.h
-	i32, u16, f64, empty, fixed := x.i32, x.u16, x.f64, x.empty, x.fixed
-	for _, c := range []struct {
-		target string
-		v      sample.Value
-		want   string // a piece of the error
-	}{
-		{i32, sample.IntValue(-7), ""},
-		{u16, sample.IntValue(65535), ""},
-		{f64, sample.FloatValue(230.1), ""},
-		{f64, sample.IntValue(3), ""},
-		{empty, sample.IntValue(200), ""},
-		{"nsu=urn:test:nodes;s=i32", sample.IntValue(8), ""},
-		{u16, sample.IntValue(70000), "int64 70000 does not fit"},
-		{i32, sample.FloatValue(1.5), "float64 1.5 does not fit"},
-		{f64, sample.StringValue("1"), "does not fit"},
-		{empty, sample.IntValue(-1), "does not fit"},
-		{fixed, sample.IntValue(2), "is not writable for our user"},
-		{i32 + "x", sample.IntValue(2), "the server has no such node"},
-		{"nsu=urn:x;s=a", sample.IntValue(2), "the server has no namespace urn:x"},
-		{"rubbish", sample.IntValue(2), "is not a node id"},
-	} {
-		err := w.Write(ctx, c.target, "", c.v)
-		if c.want != "" {
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%s %s: got %v, want %q", c.target, c.v, err, c.want)
-			}
-			continue
-		}
+	s := startSecured(t, issue(t, "plc", nil, nil), true, server.WithInsecureSkipVerify())
+	duration := peer.ParseNodeID("i=290")                                                // a subtype of Double, OPC 10000-5, 12.2.16
+	access := readWrite | peer.AccessLevelsStatusWrite | peer.AccessLevelsTimestampWrite // it takes a time, and puts its own
+	i32 := s.add(t, "i32", int32(1), peer.DataTypeIDInt32, readWrite)
+	full := s.add(t, "full", 1.0, peer.DataTypeIDDouble, access)
+	long := s.add(t, "long", nil, duration, readWrite)
+	number := s.add(t, "number", uint16(1), peer.ParseNodeID("i=26"), readWrite)
+	state := s.add(t, "state", nil, peer.ParseNodeID("i=852"), readWrite) // ServerState, an enumeration
+	cfg := s.config(t, modeEncrypt)
+	target := func(cfg *Config, at string) protocols.Target {
+		t.Helper()
+		own := cfg.NewTarget().(*Target)
+		own.Address = at
+		conn := open(t, cfg, new(logs))
+		w, err := conn.OpenTarget(own, new(protocolstest.HealthRecorder))
 		if err != nil {
-			t.Errorf("%s %s: %v", c.target, c.v, err)
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := errors.Join(w.Close(), conn.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		return w
+	}
+	// Who is anonymous may not write there.
+	err := target(cfg, i32).Write(t.Context(), command(sample.IntValue(2)))
+	if got := protocols.OutcomeOf(err); err == nil || got != protocols.Rejected && got != protocols.Unsuited {
+		t.Errorf("anonymous: %v", err)
+	}
+	user := *cfg
+	user.User, user.Password = "operator", passwordFile(t, "correct horse")
+	for _, c := range []struct {
+		at   string
+		v    sample.Value
+		want sample.Value
+	}{
+		{i32, sample.IntValue(-7), sample.IntValue(-7)},
+		{"nsu=urn:test:nodes;s=i32", sample.FloatValue(8), sample.IntValue(8)},
+		{full, sample.FloatValue(230.1), sample.FloatValue(230.1)},
+		{long, sample.IntValue(250), sample.FloatValue(250)},
+		{number, sample.IntValue(65535), sample.IntValue(65535)},
+		{state, sample.IntValue(3), sample.IntValue(3)},
+	} {
+		w := target(&user, c.at)
+		p, err := w.Prepare(t.Context(), c.v)
+		if err != nil || p != c.want {
+			t.Errorf("%s: Prepare: %v, %v", c.at, p, err)
 			continue
 		}
-		got, err := w.Read(ctx, c.target, "")
-		f, _ := got.Number()
-		if want, _ := c.v.Number(); err != nil || f != want {
-			t.Errorf("%s: reads back %v, %v, want %v", c.target, got, err, c.v)
+		if err := w.Write(t.Context(), command(p)); err != nil {
+			t.Errorf("%s: Write: %v", c.at, err)
+			continue
+		}
+		if r, err := w.Read(t.Context()); err != nil || r.Value != c.want || r.Quality.IsBad() {
+			t.Errorf("%s: Read: %+v, %v", c.at, r, err)
+		}
+		if c.at == full {
+			if err := w.Tell(t.Context(), protocols.State{}); err != nil {
+				t.Error(err)
+			}
+			if r, err := w.Read(t.Context()); err != nil || !r.Quality.IsBad() {
+				t.Errorf("%s: stale, it reads %+v, %v", c.at, r, err)
+			}
 		}
 	}
-	if got, err := w.Read(ctx, fixed, ""); err != nil || got != sample.IntValue(1) {
-		t.Errorf("what may not be written is %v, %v", got, err)
-	}
-	if !h.IsUp() {
-		t.Errorf("health %v", h.Changes())
-	}
+	_, err = target(&user, number).Prepare(t.Context(), sample.IntValue(70000))
+	fails(t, err, protocols.Unsuited, "does not fit a node of type UInt16")
+	user.Password = passwordFile(t, "battery staple")
+	fails(t, target(&user, i32).Write(t.Context(), command(sample.IntValue(2))), protocols.Unsent, "check connection.user and the password")
+	cfg.TrustDir = t.TempDir()
+	fails(t, target(cfg, i32).Write(t.Context(), command(sample.IntValue(2))), protocols.Unsent, "is not in the trust list")
 }

@@ -44,15 +44,26 @@ type Server struct {
 
 	mu     sync.Mutex
 	nodes  map[string]*variable
-	listen net.Listener // nil while stopped
+	byID   map[string]*variable // those that can be written
+	listen net.Listener         // nil while stopped
 	conns  map[net.Conn]bool
 	silent bool
+
+	written []Written
+	writes  int
+	answer  ua.StatusCode // to each value that is written
+	fault   ua.StatusCode // to each request to write
 }
 
 type variable struct {
 	mu    sync.Mutex
 	value ua.DataValue
 	id    *ua.NodeID
+
+	// Of one that can be written:
+	typ    ua.TypeID
+	access Access
+	plain  bool
 }
 
 func (v *variable) get() *ua.DataValue {
@@ -74,7 +85,7 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{o: o, cancel: cancel, inner: fmt.Sprintf("127.0.0.1:%d", port), nodes: map[string]*variable{}, conns: map[net.Conn]bool{}}
+	s := &Server{o: o, cancel: cancel, inner: fmt.Sprintf("127.0.0.1:%d", port), nodes: map[string]*variable{}, byID: map[string]*variable{}, conns: map[net.Conn]bool{}}
 	if err := s.Resume(); err != nil {
 		cancel()
 		return nil, err
@@ -86,6 +97,7 @@ func Start(o Options) (*Server, error) {
 	s.mu.Unlock()
 	s.server = server.New(server.EnableSecurity("None", ua.MessageSecurityModeNone), server.EnableAuthMode(ua.UserTokenTypeAnonymous),
 		server.EndPoint("127.0.0.1", port), server.EndPoint("127.0.0.1", tapPort), server.SetLogger(quiet{}))
+	s.server.RegisterHandler(writeRequest, s.write)
 	s.space = server.NewNodeNameSpace(s.server, "simulated")
 	if err := s.server.Start(ctx); err != nil {
 		s.Stop()
