@@ -153,6 +153,7 @@ type Batcher struct {
 	refusedFrom map[string]int64
 	closed      bool
 	ports       []*Port
+	watched     map[string]*Watched // by tag
 	keep        keeper
 
 	known   map[string]uint64 // hash of the catalogue record last sent, by tag
@@ -188,7 +189,8 @@ type entry struct {
 	index  int
 	// counter says that every reading counts, so that none is thinned out.
 	counter bool
-	last    int64 // primary time of its last sample, ns; 0 before the first
+	watch   *Watched // nil where nobody asks for the newest value
+	last    int64    // primary time of its last sample, ns; 0 before the first
 }
 
 // New builds a batcher on an opened spool and takes up its unsealed parts.
@@ -219,7 +221,7 @@ func New(o Options, store Store, st *spool.State) (*Batcher, error) {
 		thinner: thinner{dec: dec},
 		keep:    keeper{tl: o.Timeline, log: o.Log, mode: o.ClockMode, hold: o.ClockHold, expect: o.ExpectSync},
 		entries: map[string]*entry{}, slots: map[string]slot{}, known: map[string]uint64{}, newPolicies: map[uint32]spool.Policy{}, room: make(chan struct{}),
-		polled: map[string]bool{}, bursts: map[*entry]*burst{}, refusedFrom: map[string]int64{},
+		polled: map[string]bool{}, bursts: map[*entry]*burst{}, refusedFrom: map[string]int64{}, watched: map[string]*Watched{},
 	}
 	if err := b.restore(st); err != nil {
 		return nil, err
@@ -295,7 +297,7 @@ func (b *Batcher) register(p *Port, name string, class Class, rule *pipeline.Rul
 	if kv, isNew := s.carries(p.info.Name); isNew {
 		b.newMeta = append(b.newMeta, kv)
 	}
-	e := &entry{state: pipeline.NewState(rule), stream: s, port: p, index: int(at.index)}
+	e := &entry{state: pipeline.NewState(rule), stream: s, port: p, index: int(at.index), watch: b.watched[name]}
 	b.entries[name] = e
 	p.tags++
 	if s.demands.refuse {

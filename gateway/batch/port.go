@@ -118,7 +118,11 @@ func (p *Port) take(e *entry, s sample.Sample) (full bool) {
 	overflow := s.Quality.Overflow()
 	keep := e.state.Apply(&s)
 	p.counters.count(&s, keep)
+	at := s.Time
 	s.Time += k.shift
+	if e.watch != nil {
+		e.watch.set(&s, at)
+	}
 	if overflow {
 		p.b.overflowed(e, &s)
 	}

@@ -201,13 +201,14 @@ func TestMirrorValues(t *testing.T) {
       feeds: [results]
       type: int64
       unit: Wh
-      min: -9007199254740993
-      max: 9007199254740993
+      min: -9007199254740992
+      max: 9223372036854774784
       max_step: 50
       max_age: 15m
       when_stale: fallback
       fallback: 9007199254740993
       enable: north/meter1/ok
+      enable_max_age: 10s
       write: {to: meter1, address: "100", width: 2}
     - name: sp2
       feeds: [results, other]
@@ -238,11 +239,11 @@ func TestMirrorValues(t *testing.T) {
 		t.Errorf("devices %+v", m.Devices)
 	}
 	a, b, c := m.Targets[0], m.Targets[1], m.Targets[2]
-	// 2^53+1 has no float64.
-	if a.Min.Int() != -9007199254740993 || a.Max.Int() != 9007199254740993 || a.Fallback.Int() != 9007199254740993 || a.MaxStep.Int() != 50 {
+	// 2^53+1 has no float64, and is kept all the same where nothing compares it.
+	if a.Min.Int() != -9007199254740992 || a.Max.Int() != 9223372036854774784 || a.Fallback.Int() != 9007199254740993 || a.MaxStep.Int() != 50 {
 		t.Errorf("limits of an int64: %v, %v, %v, %v", a.Min, a.Max, a.Fallback, a.MaxStep)
 	}
-	if a.Class != config.Setpoint || a.Mode != config.ModeDryRun || a.Link != cfg.Sources[0].Connection || a.Write.(*rackTarget).Width != 2 || a.Enable != "north/meter1/ok" {
+	if a.Class != config.Setpoint || a.Mode != config.ModeDryRun || a.Link != cfg.Sources[0].Connection || a.Write.(*rackTarget).Width != 2 || a.Enable != "north/meter1/ok" || a.EnableMaxAge != 10*time.Second {
 		t.Errorf("%+v", a)
 	}
 	if b.Mode != config.ModeOff || b.Class != config.MirrorTag || b.MinInterval != time.Second || b.VerifyWithin != 2*time.Second || b.Heartbeat != time.Second ||

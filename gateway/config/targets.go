@@ -38,8 +38,10 @@ type Target struct {
 	WhenStale string
 	// Fallback is of the target's kind, and nil but with StaleFallback.
 	Fallback *sample.Value
-	// Enable is the full name of the tag that must read true, or "".
-	Enable string
+	// Enable is the full name of the tag that must read true, or "", and
+	// EnableMaxAge how old its reading may be; 0 is any age.
+	Enable       string
+	EnableMaxAge time.Duration
 	// VerifyWithin is how long a written value may take to be read back.
 	VerifyWithin time.Duration
 	// Heartbeat is how often the target's counter counts; 0 is never.
@@ -85,6 +87,7 @@ type fileTarget struct {
 	WhenStale    string        `yaml:"when_stale"`
 	Fallback     *string       `yaml:"fallback"`
 	Enable       string        `yaml:"enable"`
+	EnableMaxAge time.Duration `yaml:"enable_max_age"`
 	VerifyWithin time.Duration `yaml:"verify_within"`
 	Heartbeat    time.Duration `yaml:"heartbeat"`
 	Write        yaml.Node     `yaml:"write"`
@@ -114,7 +117,7 @@ func (c *checker) target(path string, n *yaml.Node) {
 	t := Target{
 		Name: raw.Name, Class: raw.Class, Mode: raw.Mode, Feeds: raw.Feeds, Unit: raw.Unit, Clamp: raw.Clamp,
 		MinInterval: raw.MinInterval, MaxAge: raw.MaxAge, StaleAfter: raw.StaleAfter, WhenStale: raw.WhenStale, Enable: raw.Enable,
-		VerifyWithin: raw.VerifyWithin, Heartbeat: raw.Heartbeat,
+		EnableMaxAge: raw.EnableMaxAge, VerifyWithin: raw.VerifyWithin, Heartbeat: raw.Heartbeat,
 	}
 	c.targetName(path, raw.Name)
 	c.oneOf(path+".class", raw.Class, MirrorTag, Setpoint)
@@ -218,6 +221,16 @@ func valueOf(kind sample.Kind, text string) (v sample.Value, problem, hint strin
 	return sample.FloatValue(f), "", ""
 }
 
+// exact reports whether a limit is the same as a float64, which the guards
+// compare with: an int64 beyond 2^53 may not be.
+func exact(v sample.Value) bool {
+	if v.Kind() != sample.Int64 {
+		return true
+	}
+	f := float64(v.Int())
+	return f < 1<<63 && int64(f) == v.Int()
+}
+
 // less compares two values of one numeric kind, int64 exactly.
 func less(a, b sample.Value) bool {
 	if a.Kind() == sample.Int64 {
@@ -237,7 +250,16 @@ func (c *checker) targetLimits(path string, t *Target, raw *fileTarget) {
 			c.wrong(path+l.key, "has no meaning for a "+t.Type.String(), "leave it out")
 			continue
 		}
-		*l.into = c.number(path+l.key, t.Type, l.text)
+		v := c.number(path+l.key, t.Type, l.text)
+		if v != nil && !exact(*v) {
+			f, _ := v.Number()
+			if f >= 1<<63 { // which no int64 is
+				f = math.Nextafter(f, 0)
+			}
+			c.wrong(path+l.key, fmt.Sprintf("%s cannot be kept exactly as a limit", v), fmt.Sprintf("beyond 9007199254740992 take a neighbour that can, such as %.0f", f))
+			continue
+		}
+		*l.into = v
 	}
 	if t.Min != nil && t.Max != nil && less(*t.Max, *t.Min) {
 		c.wrong(path+".min", fmt.Sprintf("min %s is above max %s", t.Min, t.Max), "exchange them")
@@ -318,7 +340,13 @@ func (c *checker) targetTimes(path string, t *Target) {
 
 func (c *checker) targetEnable(path string, t *Target) {
 	if t.Enable == "" {
+		if t.EnableMaxAge != 0 {
+			c.wrong(path+".enable_max_age", "has no meaning without enable", "name the tag under enable, or leave it out")
+		}
 		return
+	}
+	if d := t.EnableMaxAge; d < 0 || d > 24*time.Hour {
+		c.wrong(path+".enable_max_age", fmt.Sprintf("%s is not between 0s and 24h", d), "a few times the scan rate of the tag is good")
 	}
 	if _, ok := c.tags[t.Enable]; !ok {
 		c.wrong(path+".enable", fmt.Sprintf("there is no tag %s, so nothing would ever be written", t.Enable), c.nearTag(t.Enable))
