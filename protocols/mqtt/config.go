@@ -95,8 +95,6 @@ type Config struct {
 	MaxInflight int `yaml:"max_inflight"`
 	// MaxMessage bounds one message; a larger one counts as unreadable.
 	MaxMessage bytesize.Size `yaml:"max_message"`
-	// RetainWrites makes the broker retain what a writer publishes.
-	RetainWrites bool `yaml:"retain_writes"`
 }
 
 // Topic is a filter whose messages make dynamic tags.

@@ -33,17 +33,18 @@ const (
 	subscribeChunk = 200
 )
 
-// connection holds the settings of one broker. Each source and the writer open
-// a session of their own from it.
+// connection holds the settings of one broker. Each source has a session of
+// its own, and the targets have one together.
 type connection struct {
 	cfg   Config
 	site  string
 	log   *slog.Logger
 	clock clock.Clock
 
-	mu     sync.Mutex
-	owner  string // the last source that was opened
-	writer *writer
+	mu    sync.Mutex
+	owner string // the last source that was opened
+
+	publishing publishing
 }
 
 // Open implements protocols.Config.
@@ -51,7 +52,9 @@ func (c *Config) Open(s protocols.Settings) (protocols.Connection, error) {
 	if _, err := c.broker(); err != nil {
 		return nil, fmt.Errorf("open mqtt: %w", err)
 	}
-	return &connection{cfg: *c, site: s.Site, log: s.Log, clock: s.Clock}, nil
+	conn := &connection{cfg: *c, site: s.Site, log: s.Log, clock: s.Clock}
+	conn.publishing.conn, conn.publishing.turn = conn, make(chan struct{}, 1)
+	return conn, nil
 }
 
 // OpenSource implements protocols.Connection.
@@ -70,24 +73,15 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return newSource(c, src, r, h), nil
 }
 
-// OpenWriter implements protocols.Connection.
-func (c *connection) OpenWriter(h protocols.Health) (protocols.Writer, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.writer == nil {
-		c.writer = &writer{conn: c, health: h, turn: make(chan struct{}, 1)}
-	}
-	return c.writer, nil
+// OpenWriter implements protocols.Connection. The mirror uses OpenTarget.
+func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
+	return nil, protocols.ErrNoWriter
 }
 
-// Close implements protocols.Connection.
+// Close implements protocols.Connection. The targets' session ends with the
+// last of them.
 func (c *connection) Close() error {
-	c.mu.Lock()
-	w := c.writer
-	c.mu.Unlock()
-	if w != nil {
-		return w.Close()
-	}
+	c.publishing.ends.Wait()
 	return nil
 }
 

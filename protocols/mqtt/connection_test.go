@@ -25,7 +25,6 @@ import (
 	"millrace/internal/secret"
 	"millrace/internal/sim/mqttsim"
 	"millrace/protocols"
-	"millrace/sample"
 )
 
 // authority is a test's own certificate authority.
@@ -222,64 +221,6 @@ func TestFaultyConfigs(t *testing.T) {
 		if text := strings.Join(got, "\n"); text != c.want {
 			t.Errorf("got\n%s\nwant\n%s", text, c.want)
 		}
-	}
-}
-
-func TestWriter(t *testing.T) {
-	var log wireLog
-	b := startBroker(t, log.options())
-	r := run(t, testConfig(b.URL()), nil) // it subscribes to what is written
-	until(t, "up", r.health.IsUp)
-	cfg := testConfig(b.URL())
-	cfg.RetainWrites = true
-	conn, err := cfg.Open(settings(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := conn.OpenWriter(r.health)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		typ   string
-		v     sample.Value
-		topic string
-		want  string
-	}{
-		{"", sample.FloatValue(21.5), "pump/a", ""},
-		{"float", sample.IntValue(3), "pump/a", ""},
-		{"int", sample.FloatValue(4), "pump/a", ""},
-		{"bool", sample.BoolValue(true), "pump/b", ""},
-		{"int", sample.FloatValue(4.5), "pump/a", "write 4.5 to topic pump/a: a float64 is no int"},
-		{"bool", sample.IntValue(1), "pump/a", "write 1 to topic pump/a: a int64 is no bool"},
-		{"", sample.Value{}, "pump/a", "write null to topic pump/a: null cannot be written"},
-		{"real", sample.IntValue(1), "pump/a", `write 1 to topic pump/a: type "real" is not known`},
-		{"", sample.IntValue(1), "pump/#", `write 1 to topic pump/#: topic "pump/#" holds a wildcard`},
-	} {
-		err := w.Write(t.Context(), c.topic, c.typ, c.v)
-		if text := errText(err); text != c.want {
-			t.Errorf("got %q, want %q", text, c.want)
-		}
-	}
-	until(t, "all came", func() bool { return len(r.Samples()) == 4 })
-	if got := show(r.Samples()); got != "pump/a=float64:21.5 Good\npump/a=int64:3 Good\npump/a=int64:4 Good\npump/b=bool:true Good" {
-		t.Errorf("got %s", got)
-	}
-	if _, err := w.Read(t.Context(), "pump/a", ""); !errors.Is(err, ErrNoRead) {
-		t.Errorf("Read returns %v", err)
-	}
-	// A connection that broke is replaced.
-	b.Drop()
-	until(t, "a write after a broken connection", func() bool { return w.Write(t.Context(), "pump/a", "", sample.IntValue(9)) == nil })
-	b.Stop()
-	if err := w.Write(t.Context(), "pump/a", "", sample.IntValue(9)); err == nil {
-		t.Error("a write to a broker that is away returns nil")
-	}
-	if err := conn.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := w.Write(t.Context(), "pump/a", "", sample.IntValue(9)); errText(err) != "write 9 to topic pump/a: the connection is closed" {
-		t.Errorf("got %v", err)
 	}
 }
 

@@ -35,6 +35,15 @@ type Ack struct {
 	At     time.Time
 }
 
+// Published is one PUBLISH that a client sent.
+type Published struct {
+	Client  string
+	Topic   string
+	Payload []byte
+	QoS     byte
+	Retain  bool
+}
+
 // Options say how the broker behaves. OnSent and OnAck must not block; they
 // are called from the broker's own goroutines.
 type Options struct {
@@ -59,6 +68,9 @@ type Broker struct {
 	listen  net.Listener // nil while stopped
 	conns   map[net.Conn]bool
 	refused map[string]bool
+	silent  bool
+	watches int
+	came    []Published
 	wg      sync.WaitGroup
 }
 
@@ -144,6 +156,55 @@ func (b *Broker) RefuseSubscription(filter string, refuse bool) {
 	b.refused[filter] = refuse
 }
 
+// Published returns what clients have published so far, in the order of arrival.
+func (b *Broker) Published() []Published {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Published(nil), b.came...)
+}
+
+// Retained returns the message that is retained on a topic.
+func (b *Broker) Retained(topic string) (payload []byte, ok bool) {
+	pk, ok := b.server.Topics.Retained.Get(topic)
+	return pk.Payload, ok
+}
+
+// Watch calls seen with each message that comes on a topic, from the broker's
+// goroutines, as a device that subscribes would get it.
+func (b *Broker) Watch(topic string, seen func(payload []byte)) error {
+	b.mu.Lock()
+	b.watches++
+	id := b.watches
+	b.mu.Unlock()
+	return b.server.Subscribe(topic, id, func(_ *mqtt.Client, _ packets.Subscription, pk packets.Packet) { seen(pk.Payload) })
+}
+
+// Silence makes all that the broker sends to clients get lost; what they send
+// is still carried out.
+func (b *Broker) Silence(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.silent = on
+}
+
+// mutable is a connection whose client hears nothing while the broker is
+// silent.
+type mutable struct {
+	net.Conn
+	b *Broker
+}
+
+// Write implements net.Conn.
+func (m mutable) Write(p []byte) (int, error) {
+	m.b.mu.Lock()
+	silent := m.b.silent
+	m.b.mu.Unlock()
+	if silent {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
 // Drop breaks every connection. Clients may connect again at once.
 func (b *Broker) Drop() {
 	b.mu.Lock()
@@ -227,7 +288,7 @@ func (b *Broker) serve(raw net.Conn) {
 		c = tls.Server(raw, b.o.TLS)
 	}
 	// How a client's connection ends is the clients' tests' concern.
-	_ = b.server.EstablishConnection(listenerID, c)
+	_ = b.server.EstablishConnection(listenerID, mutable{c, b})
 }
 
 // Close stops the broker for good.
@@ -282,6 +343,11 @@ func (h *hook) OnPacketSent(c *mqtt.Client, pk packets.Packet, _ []byte) {
 
 // OnPacketRead implements mqtt.Hook.
 func (h *hook) OnPacketRead(c *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	if pk.FixedHeader.Type == packets.Publish && !c.Net.Inline {
+		h.b.mu.Lock()
+		h.b.came = append(h.b.came, Published{c.ID, pk.TopicName, append([]byte(nil), pk.Payload...), pk.FixedHeader.Qos, pk.FixedHeader.Retain})
+		h.b.mu.Unlock()
+	}
 	if h.b.o.OnAck != nil && pk.FixedHeader.Type == packets.Puback {
 		h.b.o.OnAck(Ack{Client: c.ID, ID: pk.PacketID, At: time.Now()})
 	}
