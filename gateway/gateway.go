@@ -1,5 +1,5 @@
 // Package gateway builds a gateway from a configuration, supervises it and
-// stops it: spool first, then sinks, then sources; and in reverse.
+// stops it: spool first, then sinks, the mirror and the sources; and in reverse.
 package gateway
 
 import (
@@ -53,7 +53,7 @@ type Options struct {
 	// failed ones are spaced; zero is uploader's default.
 	SendTimeout time.Duration
 	Backoff     backoff.Policy
-	// Dial, where set, connects the sinks to their endpoints.
+	// Dial, where set, connects the sinks and the mirror's feeds to their endpoints.
 	Dial uploader.Dial
 	// Probe makes the process that looks at the spool's files before they are
 	// mapped; where nil, the gateway does that itself.
@@ -84,6 +84,7 @@ type Gateway struct {
 	sinks   []*sink
 	links   map[string]protocols.Connection
 	sources []*source
+	mirror  *mirrored // nil where the mirror is not enabled
 	started time.Time
 
 	began    time.Time // by the monotonic clock
@@ -128,6 +129,9 @@ func (g *Gateway) open(ctx context.Context) error {
 			return err
 		}
 		g.sources = append(g.sources, s)
+	}
+	if g.cfg.Mirror.Enabled {
+		return g.openMirror()
 	}
 	return nil
 }
@@ -180,7 +184,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	run, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 
-	var committing, syncing, delivering, reading, watching sync.WaitGroup
+	var committing, syncing, delivering, mirroring, reading, watching sync.WaitGroup
 	stage := func(wg *sync.WaitGroup) (context.Context, context.CancelFunc, func(func(context.Context))) {
 		// Stages end one after the other, so none hears ctx itself.
 		c, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -205,6 +209,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.log.Error("the local socket cannot be served, so `millrace status` will not work: "+err.Error(), "socket", g.cfg.Control.Socket)
 	}
 	scraped := g.serveMetrics()
+	_, stopMirror, goMirror := stage(&mirroring)
+	if g.mirror != nil {
+		goMirror(g.mirror.run)
+	}
 	_, stopReading, goRead := stage(&reading)
 	for _, s := range g.sources {
 		goRead(s.run)
@@ -221,11 +229,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.telling.Unlock()
 	g.o.Notify.Stopping("stopping: sources")
 	g.log.Info("stopping", "why", context.Cause(run).Error())
+	began := time.Now()
 	stopReading()
 	if !waitFor(&reading, sourceGrace, g.o.Hurry) && !g.o.hurried() {
 		g.log.Warn("sources did not stop in time; their connections are closed", "waited", sourceGrace)
 	}
-	closing := g.closeLinks()
+	stopMirror()
+	closing := g.endMirror(&mirroring, max(mirrorGrace, sourceGrace-time.Since(began)))
+	closing = errors.Join(closing, g.closeLinks())
 	stopCommit()
 	committing.Wait()
 	g.o.Notify.Stopping("stopping: delivering what is queued")
@@ -311,7 +322,11 @@ func (g *Gateway) closeLinks() error {
 
 // closeAll closes what is open still; the spool last.
 func (g *Gateway) closeAll() error {
-	errs := []error{g.closeLinks()}
+	var errs []error
+	if g.mirror != nil {
+		errs = append(errs, g.mirror.close())
+	}
+	errs = append(errs, g.closeLinks())
 	for _, s := range g.sinks {
 		if err := s.sink.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close sink %s: %w", s.name, err))

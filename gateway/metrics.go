@@ -50,6 +50,9 @@ func (g *Gateway) measure() metrics.Snapshot {
 	for _, k := range g.sinks {
 		s.Sinks[k.name] = k.loop.Stats()
 	}
+	if m := g.mirrorStatus(); m != nil {
+		s.Mirror, s.LostStatus = &m.Status, m.LostStatus
+	}
 	return s
 }
 

@@ -28,17 +28,9 @@ type source struct {
 }
 
 func (g *Gateway) openSource(cfg *config.Source) (*source, error) {
-	key := cfg.Connection.LinkKey()
-	link := g.links[key]
-	if link == nil {
-		var err error
-		link, err = cfg.Connection.Open(protocols.Settings{
-			Site: g.cfg.Gateway.Site, Log: g.log.With("source", cfg.Name), Clock: g.times,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("source %s: %w", cfg.Name, err)
-		}
-		g.links[key] = link
+	link, err := g.openLink(cfg.Connection, "source", cfg.Name)
+	if err != nil {
+		return nil, err
 	}
 	h := &sourceHealth{Component: g.health.Add(health.Source, cfg.Name, 2*cfg.ScanRate+stuckAfter)}
 	info := sourceInfo(cfg)
@@ -52,6 +44,21 @@ func (g *Gateway) openSource(cfg *config.Source) (*source, error) {
 		s.emit = g.o.WrapEmit(cfg.Name, s.emit)
 	}
 	return s, nil
+}
+
+// openLink returns the connection to a link, and opens it where nobody has yet:
+// what, a source or a device, and name say for whom.
+func (g *Gateway) openLink(cfg protocols.Config, what, name string) (protocols.Connection, error) {
+	key := cfg.LinkKey()
+	if link := g.links[key]; link != nil {
+		return link, nil
+	}
+	link, err := cfg.Open(protocols.Settings{Site: g.cfg.Gateway.Site, Log: g.log.With(what, name), Clock: g.times})
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", what, name, err)
+	}
+	g.links[key] = link
+	return link, nil
 }
 
 func sourceInfo(cfg *config.Source) batch.SourceInfo {

@@ -38,6 +38,14 @@ func (h *sourceHealth) Full(why error) {
 	h.show()
 }
 
+// isFull reports whether nothing is taken of the source now, so that what it
+// said last is old.
+func (h *sourceHealth) isFull() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.full != nil
+}
+
 // show tells the component the worse of both. Callers hold mu.
 func (h *sourceHealth) show() {
 	switch {

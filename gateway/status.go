@@ -35,6 +35,8 @@ type Status struct {
 	Spool      spool.Stats               `json:"spool"`
 	Forecast   forecast.Forecast         `json:"forecast"`
 	Clock      batch.ClockStatus         `json:"clock"`
+	// Mirror is nil where the mirror is not enabled.
+	Mirror *MirrorStatus `json:"mirror,omitempty"`
 }
 
 // Status reports the gateway's state.
@@ -43,6 +45,7 @@ func (g *Gateway) Status() Status {
 		Version: g.o.Version, Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, Started: g.started, Uptime: time.Since(g.began),
 		Line: g.statusLine(), Components: g.health.Snapshot(), Sources: g.batch.Counters(),
 		Sinks: map[string]uploader.Stats{}, Spool: g.spool.Stats(), Clock: g.batch.Clock(),
+		Mirror: g.mirrorStatus(),
 	}
 	for _, k := range g.sinks {
 		s.Sinks[k.name] = k.loop.Stats()
@@ -81,8 +84,8 @@ func (g *Gateway) statusLine() string {
 	if c := g.batch.Clock(); c.Holding {
 		waits = fmt.Sprintf(", samples wait for the clock to be synchronised, %s at most", c.HoldLeft.Round(time.Second))
 	}
-	return fmt.Sprintf("%d/%d sources up, %d/%d sinks up, backlog %d blocks (%s), last delivery %s%s",
-		up[health.Source], all[health.Source], up[health.Sink], all[health.Sink], blocks, bytesize.Size(bytes), last, waits)
+	return fmt.Sprintf("%d/%d sources up, %d/%d sinks up, backlog %d blocks (%s), last delivery %s%s%s",
+		up[health.Source], all[health.Source], up[health.Sink], all[health.Sink], blocks, bytesize.Size(bytes), last, waits, g.mirrorStatus().line())
 }
 
 // handlers are the local socket's paths.
@@ -112,6 +115,7 @@ func (g *Gateway) handlers() map[string]control.Handler {
 	maps.Copy(out, auditHandlers(g.spool))
 	maps.Copy(out, g.spoolHandlers())
 	maps.Copy(out, g.metricsHandlers())
+	maps.Copy(out, g.mirrorHandlers())
 	return out
 }
 

@@ -49,7 +49,7 @@ type call struct {
 
 func commands() []command {
 	return []command{
-		runCommand, checkCommand, statusCommand, metricsCommand, spoolCommand, blockCommand, auditCommand, demoCommand, versionCommand,
+		runCommand, checkCommand, statusCommand, metricsCommand, spoolCommand, mirrorCommand, blockCommand, auditCommand, demoCommand, versionCommand,
 	}
 }
 

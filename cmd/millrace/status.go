@@ -97,6 +97,13 @@ func printStatus(out io.Writer, st *gateway.Status) {
 		line += ", " + st.Forecast.Text
 	}
 	fmt.Fprintf(w, "\nspool: %s\n", line)
+	if m := st.Mirror; m != nil {
+		fmt.Fprintln(w, "\nTARGET\tMODE\tSTATE\tLAST OUTCOME")
+		for i := range m.Targets {
+			t := &m.Targets[i]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.Name, modeOf(t), stateOf(t), outcomeOf(t))
+		}
+	}
 	fmt.Fprintln(w, "\nSINK\tLANE\tBLOCKS\tMEDIAN\tMAX\t(seal to acknowledgement, last 5 minutes)")
 	for _, name := range sortedKeys(st.Sinks) {
 		for _, lane := range sortedKeys(st.Sinks[name].Lanes) {

@@ -363,7 +363,11 @@ func (c *checker) shown(path string, d *Device, raw *fileShown) {
 	if raw.MaxAge > 0 {
 		d.MaxAge[raw.Tag] = raw.MaxAge
 	}
-	d.Spec.Tags = append(d.Spec.Tags, protocols.Tag{Name: raw.Tag, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order})
+	tag := protocols.Tag{Name: raw.Tag, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order}
+	if t := c.configured(raw.Tag); t != nil {
+		tag.Unit, tag.Description = t.Unit, t.Description
+	}
+	d.Spec.Tags = append(d.Spec.Tags, tag)
 }
 
 // nearTag is the hint at a tag that no source has.
@@ -380,16 +384,16 @@ func isBool(typ string) bool {
 	return typ == "" || strings.HasPrefix(strings.ToLower(typ), "bool")
 }
 
-// tagType is the type of a configured tag in its protocol's words.
-func (c *checker) tagType(name string) string {
+// configured returns the tag of that name, or nil.
+func (c *checker) configured(name string) *Tag {
 	for i := range c.cfg.Sources {
 		for k := range c.cfg.Sources[i].Tags {
 			if t := &c.cfg.Sources[i].Tags[k]; t.Name == name {
-				return t.Type
+				return t
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // statusTag is the tag of a target's outcomes.

@@ -348,10 +348,10 @@ func (c *checker) targetEnable(path string, t *Target) {
 	if d := t.EnableMaxAge; d < 0 || d > 24*time.Hour {
 		c.wrong(path+".enable_max_age", fmt.Sprintf("%s is not between 0s and 24h", d), "a few times the scan rate of the tag is good")
 	}
-	if _, ok := c.tags[t.Enable]; !ok {
+	if tag := c.configured(t.Enable); tag == nil {
 		c.wrong(path+".enable", fmt.Sprintf("there is no tag %s, so nothing would ever be written", t.Enable), c.nearTag(t.Enable))
-	} else if typ := c.tagType(t.Enable); !isBool(typ) {
-		c.wrong(path+".enable", fmt.Sprintf("tag %s is of type %s, and it must read true or false", t.Enable, typ), "name a tag of type bool: a coil, a discrete input or one bit of a register")
+	} else if !isBool(tag.Type) {
+		c.wrong(path+".enable", fmt.Sprintf("tag %s is of type %s, and it must read true or false", t.Enable, tag.Type), "name a tag of type bool: a coil, a discrete input or one bit of a register")
 	}
 }
 

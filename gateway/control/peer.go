@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os/user"
@@ -17,13 +18,27 @@ type Peer struct {
 	UID, GID uint32
 }
 
+// name is the user's, or "" where this machine does not know it.
+func (p Peer) name() string {
+	u, err := user.LookupId(strconv.FormatUint(uint64(p.UID), 10))
+	if err != nil {
+		return ""
+	}
+	return u.Username
+}
+
+// String names the caller for records: "ops (uid 1000, pid 4711)".
+func (p Peer) String() string {
+	name := p.name()
+	if name == "" {
+		name = "somebody"
+	}
+	return fmt.Sprintf("%s (uid %d, pid %d)", name, p.UID, p.PID)
+}
+
 // LogValue implements slog.LogValuer.
 func (p Peer) LogValue() slog.Value {
-	name := ""
-	if u, err := user.LookupId(strconv.FormatUint(uint64(p.UID), 10)); err == nil {
-		name = u.Username
-	}
-	return slog.GroupValue(slog.String("user", name), slog.Uint64("uid", uint64(p.UID)), slog.Uint64("gid", uint64(p.GID)), slog.Int("pid", p.PID))
+	return slog.GroupValue(slog.String("user", p.name()), slog.Uint64("uid", uint64(p.UID)), slog.Uint64("gid", uint64(p.GID)), slog.Int("pid", p.PID))
 }
 
 type peerKey struct{}

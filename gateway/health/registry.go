@@ -21,6 +21,10 @@ const (
 	Source Kind = "source"
 	Sink   Kind = "sink"
 	Spool  Kind = "spool"
+	Feed   Kind = "feed"
+	Target Kind = "target"
+	Server Kind = "server"
+	Mirror Kind = "mirror"
 )
 
 // repeatEvery bounds how often a component that stays down with a new reason

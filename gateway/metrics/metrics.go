@@ -13,6 +13,8 @@ import (
 	"millrace/gateway/batch"
 	"millrace/gateway/forecast"
 	"millrace/gateway/health"
+	"millrace/gateway/mirror"
+	"millrace/gateway/mirror/guard"
 	"millrace/internal/histogram"
 	"millrace/spool"
 	"millrace/uploader"
@@ -32,6 +34,10 @@ type Snapshot struct {
 	Spool                  spool.Stats
 	Commits                histogram.Snapshot // how long commits took
 	Forecast               forecast.Forecast
+	// Mirror is nil where the mirror is not enabled. LostStatus counts its
+	// outcomes that did not go up.
+	Mirror     *mirror.Status
+	LostStatus uint64
 }
 
 // Set is everything that is exposed.
@@ -51,13 +57,16 @@ func (set *Set) Write(w io.Writer) error {
 	e.gauge("build_info", "The version that runs, of which site and gateway.", 1, labels{"version", s.Version, "site", s.Site, "gateway", s.Gateway})
 	e.gauge("uptime_seconds", "Time since the gateway started.", s.Uptime.Seconds(), nil)
 	for _, c := range s.Components {
-		e.gauge("component_up", "1 where the source, the sink or the spool works.", truth(c.State == health.Up), labels{"kind", string(c.Kind), "name", c.Name})
+		e.gauge("component_up", "1 where the part works.", truth(c.State == health.Up), labels{"kind", string(c.Kind), "name", c.Name})
 	}
 	e.sources(&s)
 	e.sinks(&s)
 	e.spool(&s)
 	e.forecast(&s)
 	e.clock(&s)
+	if s.Mirror != nil {
+		e.mirror(s.Mirror, s.LostStatus)
+	}
 	return e.write(w)
 }
 
@@ -180,4 +189,44 @@ func (e emitter) clock(s *Snapshot) {
 	e.gauge("clock_synchronised", "1 where the kernel says that the wall clock is synchronised.", truth(s.Clock.Kernel == "synchronised"), nil)
 	e.gauge("clock_offset_seconds", "The wall clock less the time that samples get.", s.Clock.Off.Seconds(), nil)
 	e.counter("clock_steps_total", "Steps of the clock of a second or more.", s.Clock.Steps, nil)
+}
+
+func (e emitter) mirror(s *mirror.Status, lost uint64) {
+	for i := range s.Targets {
+		t := &s.Targets[i]
+		l := labels{"target", t.Name}
+		for _, mode := range []guard.Mode{guard.Off, guard.DryRun, guard.Armed} {
+			e.gauge("mirror_mode", "1 for the mode that the target is in.", truth(t.Mode == mode), labels{"target", t.Name, "mode", string(mode)})
+		}
+		for _, o := range mirror.Outcomes() {
+			e.counter("mirror_outcomes_total", "Results by what became of them.", t.Outcomes[string(o)], labels{"target", t.Name, "outcome", string(o)})
+		}
+		for _, reason := range sorted(t.Refused) {
+			e.counter("mirror_refused_total", "Results that a guard refused, by its reason.", t.Refused[reason], labels{"target", t.Name, "reason", reason})
+		}
+		var applied time.Time
+		if t.Last != nil {
+			applied = t.Last.Time
+		}
+		e.gauge("mirror_last_applied_timestamp_seconds", "Time of the last value written and read back; 0 before the first.", moment(applied), l)
+		e.gauge("mirror_pending", "1 where an accepted result waits to be written.", truth(t.Pending != nil), l)
+		e.gauge("mirror_stale", "1 where results have stopped.", truth(t.Stale), l)
+		e.gauge("mirror_unverified", "1 where the last write did not read back.", truth(t.Outcome != nil && t.Outcome.Outcome == mirror.Unverified), l)
+	}
+	for i := range s.Feeds {
+		f := &s.Feeds[i]
+		l := labels{"feed", f.Name}
+		var answered time.Time
+		if f.LastReceive != nil {
+			answered = *f.LastReceive
+		}
+		e.counter("mirror_feed_messages_total", "Messages that the feed brought.", f.Received, l)
+		e.counter("mirror_feed_malformed_total", "Of these, what was no result.", f.Malformed, l)
+		e.counter("mirror_feed_strange_total", "Of these, results for no target of the feed.", f.Strange, l)
+		e.counter("mirror_feed_errors_total", "Calls of the feed that failed.", f.Errors, l)
+		e.gauge("mirror_feed_last_answer_timestamp_seconds", "Time of its last answer; 0 before the first.", moment(answered), l)
+	}
+	e.gauge("mirror_audit_records", "Number of the last record of the audit log.", float64(s.Audit.Records), nil)
+	e.gauge("mirror_audit_broken", "1 where nothing can be recorded, and so nothing is written.", truth(s.Audit.Error != ""), nil)
+	e.counter("mirror_lost_status_samples_total", "Outcomes that did not go up, for want of room; the audit log has them.", lost, nil)
 }

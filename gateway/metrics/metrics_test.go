@@ -19,6 +19,8 @@ import (
 	"millrace/gateway/batch"
 	"millrace/gateway/forecast"
 	"millrace/gateway/health"
+	"millrace/gateway/mirror"
+	"millrace/gateway/mirror/guard"
 	"millrace/internal/histogram"
 	"millrace/spool"
 	"millrace/uploader"
@@ -27,7 +29,7 @@ import (
 // full is a snapshot in which there is one of everything.
 func full() Snapshot {
 	h := histogram.New(time.Second, 5*time.Second)
-	now := time.Now()
+	now, answered := time.Now(), time.Unix(1_700_000_002, 0)
 	h.Observe(now, 2*time.Second)
 	h.Observe(now, time.Minute)
 	lane := uploader.LaneStats{Blocks: 7, Samples: 700, Bytes: 7000, Latency: h.Snapshot(), Recent: h.Recent(now)}
@@ -42,6 +44,16 @@ func full() Snapshot {
 		Spool:    spool.Stats{DiskBytes: 1 << 20, Commits: 5, Sinks: map[string]spool.SinkStats{"cloud": {PendingBlocks: 3, Configured: true}, "old": {}}},
 		Commits:  h.Snapshot(),
 		Forecast: forecast.Forecast{State: forecast.Filling, In: 100, Out: 20, Left: 41 * time.Hour},
+		Mirror: &mirror.Status{
+			Audit: mirror.AuditStatus{Records: 12, Error: "no space left"},
+			Feeds: []mirror.FeedStatus{{Name: "results", Received: 9, Malformed: 2, Strange: 1, Errors: 3, LastReceive: &answered}},
+			Targets: []mirror.TargetStatus{{
+				Name: "sp1", Mode: guard.Armed, Stale: true, Last: &mirror.LastApplied{Time: time.Unix(1_700_000_001, 0)}, Pending: &mirror.Pending{},
+				Outcome:  &mirror.LastOutcome{Outcome: mirror.Unverified},
+				Outcomes: map[string]uint64{"written": 5, "refused": 2}, Refused: map[string]uint64{"expired": 2},
+			}, {Name: "sp2", Mode: guard.Off}},
+		},
+		LostStatus: 4,
 	}
 }
 
@@ -120,6 +132,25 @@ func TestWhatPrometheusReads(t *testing.T) {
 		{"spool_full_in_seconds", nil, 41 * 3600},
 		{"spool_drained_in_seconds", nil, math.Inf(1)},
 		{"clock_offset_seconds", nil, -0.5},
+		{"mirror_mode", []string{"target", "sp1", "mode", "armed"}, 1},
+		{"mirror_mode", []string{"target", "sp1", "mode", "off"}, 0},
+		{"mirror_mode", []string{"target", "sp2", "mode", "off"}, 1},
+		{"mirror_outcomes_total", []string{"target", "sp1", "outcome", "written"}, 5},
+		{"mirror_outcomes_total", []string{"target", "sp2", "outcome", "written"}, 0},
+		{"mirror_refused_total", []string{"target", "sp1", "reason", "expired"}, 2},
+		{"mirror_last_applied_timestamp_seconds", []string{"target", "sp1"}, 1_700_000_001},
+		{"mirror_last_applied_timestamp_seconds", []string{"target", "sp2"}, 0},
+		{"mirror_pending", []string{"target", "sp1"}, 1},
+		{"mirror_stale", []string{"target", "sp1"}, 1},
+		{"mirror_unverified", []string{"target", "sp1"}, 1},
+		{"mirror_feed_messages_total", []string{"feed", "results"}, 9},
+		{"mirror_feed_malformed_total", []string{"feed", "results"}, 2},
+		{"mirror_feed_strange_total", []string{"feed", "results"}, 1},
+		{"mirror_feed_errors_total", []string{"feed", "results"}, 3},
+		{"mirror_feed_last_answer_timestamp_seconds", []string{"feed", "results"}, 1_700_000_002},
+		{"mirror_audit_records", nil, 12},
+		{"mirror_audit_broken", nil, 1},
+		{"mirror_lost_status_samples_total", nil, 4},
 	} {
 		f := all["millrace_"+c.name]
 		if f == nil {
