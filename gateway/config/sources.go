@@ -34,7 +34,9 @@ func (c *checker) source(i int, n *yaml.Node) {
 	c.sourceLimits(path, &src)
 	types := make([]string, 0, len(c.registry.Protocols))
 	for _, p := range c.registry.Protocols {
-		types = append(types, p.Type())
+		if _, none := p.NewConfig().(protocols.Sourceless); !none {
+			types = append(types, p.Type())
+		}
 		if p.Type() == raw.Type {
 			src.Protocol = p
 		}

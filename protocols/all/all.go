@@ -7,6 +7,7 @@ import (
 	"millrace/protocols/modbus"
 	"millrace/protocols/mqtt"
 	"millrace/protocols/opcua"
+	opcuaserver "millrace/protocols/opcua/server"
 )
 
 // List returns every protocol.
@@ -16,5 +17,6 @@ func List() []protocols.Protocol {
 		modbus.Protocol{},
 		mqtt.Protocol{},
 		opcua.Protocol{},
+		opcuaserver.Protocol{},
 	}
 }

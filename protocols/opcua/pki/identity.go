@@ -22,6 +22,12 @@ import (
 // ownLifetime is that of a certificate that we make.
 const ownLifetime = 20 * 365 * 24 * time.Hour
 
+// ApplicationURI names the gateway of a site, on a host, among OPC UA's
+// applications.
+func ApplicationURI(host, site string) *url.URL {
+	return &url.URL{Scheme: "urn", Opaque: url.PathEscape(host) + ":millrace:" + url.PathEscape(site)}
+}
+
 // Files are where the gateway's own certificate and key are, in PEM or DER.
 type Files struct {
 	Certificate, Key string
@@ -101,13 +107,12 @@ func (c Files) make(site string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	uri := &url.URL{Scheme: "urn", Opaque: url.PathEscape(host) + ":millrace:" + url.PathEscape(site)}
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "millrace " + site, Organization: []string{"millrace"}},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(ownLifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment | x509.KeyUsageKeyEncipherment | x509.KeyUsageDataEncipherment | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		URIs:        []*url.URL{uri}, DNSNames: []string{host}, BasicConstraintsValid: true,
+		URIs:        []*url.URL{ApplicationURI(host, site)}, DNSNames: []string{host}, BasicConstraintsValid: true,
 	}
 	for _, h := range c.Hosts {
 		if ip := net.ParseIP(h); ip != nil {

@@ -1,0 +1,263 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gopcua/opcua/ua"
+
+	"millrace/internal/clock"
+	"millrace/protocols"
+	"millrace/protocols/opcua/pki"
+)
+
+// connectionsPerSession bounds the connections: each session has one, and some
+// ask for endpoints or are about to be cut off.
+const connectionsPerSession = 2
+
+// Server is the gateway's own OPC UA server. It implements protocols.Server.
+type Server struct {
+	cfg   Config
+	site  string
+	log   *slog.Logger
+	clock clock.Clock
+	// born and started are when it was made, by the monotonic and the wall clock.
+	born    time.Time
+	started time.Time
+
+	space     *space
+	heartbeat atomic.Int64 // -1 before the first
+	nonces    *nonceRing
+	users     *users
+	warned    *once
+
+	mu       sync.Mutex
+	identity *pki.Identity // nil before prepare
+	mirrors  map[string]*mirrorVariable
+	// addr is where it listens, from Serve.
+	addr net.Addr
+
+	sessions sessions
+	channels atomic.Uint32 // number of the last one
+}
+
+func newServer(cfg Config, st protocols.Settings) *Server {
+	s := &Server{
+		cfg: cfg, site: st.Site, log: st.Log, clock: st.Clock, born: time.Now(), started: clock.WallOf(st.Clock).UTC(),
+		space: &space{nodes: map[nodeKey]*node{}}, mirrors: map[string]*mirrorVariable{},
+		nonces: newNonceRing(), warned: newOnce(),
+	}
+	s.users = newUsers(cfg.Users, s.log)
+	s.sessions.byToken = map[string]*session{}
+	s.heartbeat.Store(-1)
+	return s
+}
+
+// now is the right time as the gateway knows it.
+func (s *Server) now() time.Time { return clock.WallOf(s.clock).UTC() }
+
+// prepare reads the certificate and makes the address space, once. Callers hold
+// s.mu.
+func (s *Server) prepare() error {
+	if s.identity != nil {
+		return nil
+	}
+	identity := &pki.Identity{URI: s.plainURI()}
+	if s.cfg.secured() {
+		var err error
+		files := s.cfg.files()
+		if identity, err = files.Load(s.site, s.now()); err != nil {
+			return err
+		}
+	}
+	s.identity = identity
+	if err := s.buildBase(); err != nil {
+		return err
+	}
+	return s.addOwn()
+}
+
+// plainURI names the application where it has no certificate that does.
+func (s *Server) plainURI() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return pki.ApplicationURI(host, s.site).String()
+}
+
+// OpenSource implements protocols.Connection: there is none.
+func (s *Server) OpenSource(*protocols.SourceConfig, protocols.Health) (protocols.Source, error) {
+	return nil, protocols.ErrNoSource
+}
+
+// OpenWriter implements protocols.Connection: there is none.
+func (s *Server) OpenWriter(protocols.Health) (protocols.Writer, error) {
+	return nil, protocols.ErrNoWriter
+}
+
+// Close implements protocols.Connection. Serve ends by its context.
+func (s *Server) Close() error { return nil }
+
+// Serve implements protocols.Server.
+func (s *Server) Serve(ctx context.Context, h protocols.Health) error {
+	s.mu.Lock()
+	err := s.prepare()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("opcua_server: listen on %s: %w: is another server running there, or the address of another machine?", s.cfg.Listen, err)
+	}
+	s.mu.Lock()
+	s.addr = l.Addr()
+	s.mu.Unlock()
+	h.Up()
+	s.log.Info("OPC UA server listens", "address", l.Addr().String(), "url", s.endpointURL(""))
+	return s.serve(ctx, l, h)
+}
+
+// serve accepts connections until ctx is done, and returns once all have ended.
+func (s *Server) serve(ctx context.Context, l net.Listener, h protocols.Health) error {
+	inner, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.sessions.closeAll()
+	defer stop()
+	wg.Go(func() {
+		<-inner.Done()
+		// What accepts is to end; that it was closed is no fault.
+		_ = l.Close()
+	})
+	wg.Go(func() { s.watch(inner, h) })
+	room := make(chan struct{}, s.cfg.MaxSessions*connectionsPerSession+10)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+				continue
+			}
+			return fmt.Errorf("opcua_server: accept on %s: %w", s.cfg.Listen, err)
+		}
+		select {
+		case room <- struct{}{}:
+		default:
+			s.warned.say(s.log, "connections", "OPC UA server has all connections in use, and hangs up on more", "limit", cap(room), "remedy", "close other clients, or raise max_sessions")
+			// It gets no answer, as there is no goroutine for it.
+			_ = c.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-room }()
+			s.handle(inner, c)
+		})
+	}
+}
+
+// watch ends sessions that have gone silent, and tells Health that all is well.
+func (s *Server) watch(ctx context.Context, h protocols.Health) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			h.Beat()
+			s.sessions.expire(time.Now())
+		}
+	}
+}
+
+// handle serves one connection until either side ends it. A panic ends it alone.
+func (s *Server) handle(ctx context.Context, c net.Conn) {
+	defer func() {
+		// Both sides may have closed it.
+		_ = c.Close()
+		if p := recover(); p != nil {
+			s.log.Error("OPC UA server: a connection has failed and is closed", "client", c.RemoteAddr().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	ended := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer ended()
+	conn := newConn(s, c)
+	err := conn.run(ctx)
+	var we *wireError
+	if errors.As(err, &we) {
+		conn.wire.refuse(we.code, we.text)
+		if we.quiet {
+			return
+		}
+		s.warned.say(s.log, host(c.RemoteAddr())+" "+we.code.Error(), "OPC UA server: a client is cut off", "client", c.RemoteAddr().String(), "reason", we.text, "code", we.code.Error())
+	}
+}
+
+// host is the address of a client without its port.
+func host(a net.Addr) string {
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return h
+}
+
+// trust checks a client's certificate and returns it. The address of the
+// application is looked at when it makes a session.
+func (s *Server) trust(der []byte, now time.Time) (*x509.Certificate, error) {
+	leaf, err := pki.List{Dir: s.cfg.TrustDir, Whose: "client"}.Check(der, pki.AnyName, now)
+	if err == nil {
+		return x509.ParseCertificate(leaf)
+	}
+	var bad *pki.Error
+	if !errors.As(err, &bad) {
+		s.warned.say(s.log, "trust list", "OPC UA server cannot read its trust list", "error", err)
+		return nil, wireErrorf(ua.StatusBadSecurityChecksFailed, "certificates cannot be checked")
+	}
+	code := ua.StatusBadCertificateUntrusted
+	switch bad.Reason {
+	case pki.Missing, pki.Malformed:
+		code = ua.StatusBadCertificateInvalid
+	case pki.Expired:
+		code = ua.StatusBadCertificateTimeInvalid
+	case pki.Untrusted, pki.Misnamed:
+	}
+	s.warned.say(s.log, bad.Error(), "OPC UA server refuses a client", "reason", bad.Error())
+	// Where the gateway keeps its files is no client's business.
+	return nil, &wireError{code: code, text: "the certificate is not accepted", quiet: true}
+}
+
+func (s *Server) offers(policy string) bool {
+	if !s.cfg.secured() {
+		return false
+	}
+	for _, p := range s.cfg.Policies {
+		if uri, _ := policyURI(p); uri == policy {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) offersMode(m ua.MessageSecurityMode) bool {
+	for _, word := range s.cfg.Modes {
+		if mode, _ := modeOf(word); mode == m {
+			return true
+		}
+	}
+	return false
+}
