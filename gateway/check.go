@@ -35,6 +35,7 @@ func Check(ctx context.Context, cfg *config.Config, timeout time.Duration, tell 
 		s := &cfg.Sinks[i]
 		each("sink "+s.Name, func(ctx context.Context) []error { return checkSink(ctx, cfg, s, quiet) })
 	}
+	checkMirror(cfg, quiet, each)
 	return faults
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	feeds "millrace/feeds/all"
 	"millrace/gateway"
 	"millrace/gateway/config"
 	"millrace/gateway/health"
@@ -37,7 +38,7 @@ Examples:
 }
 
 func registry() config.Registry {
-	return config.Registry{Protocols: protocols.List(), Sinks: uploader.List()}
+	return config.Registry{Protocols: protocols.List(), Sinks: uploader.List(), Feeds: feeds.List()}
 }
 
 func loadConfig(path string) (*config.Config, error) {
@@ -112,7 +113,8 @@ var checkCommand = command{
 	help: `
 Reads the configuration and prints every error with file, line, key and what to
 do about it. With --connect it also dials every device, reads every address and
-looks for every queue and table; nothing is delivered or written.
+looks for every queue and table, those of the mirror's feeds and targets too;
+nothing is delivered, taken or written.
 
 Examples:
   millrace check plant.yaml
@@ -144,7 +146,7 @@ func checkConfig(ctx context.Context, c *call) error {
 	for i := range cfg.Sources {
 		tags += len(cfg.Sources[i].Tags)
 	}
-	fmt.Fprintf(c.stdout, "%s: correct: %d sources, %d tags, %d sinks\n", path, len(cfg.Sources), tags, len(cfg.Sinks))
+	fmt.Fprintf(c.stdout, "%s: correct: %d sources, %d tags, %d sinks%s\n", path, len(cfg.Sources), tags, len(cfg.Sinks), mirrorCount(&cfg.Mirror))
 	if !*connect {
 		return nil
 	}
@@ -160,4 +162,19 @@ func checkConfig(ctx context.Context, c *call) error {
 		return fmt.Errorf("%d faults found by connecting", faults)
 	}
 	return nil
+}
+
+// mirrorCount says how many targets are in which mode.
+func mirrorCount(m *config.Mirror) string {
+	if len(m.Targets) == 0 {
+		return ""
+	}
+	if !m.Enabled {
+		return fmt.Sprintf(", %d mirror targets (not enabled)", len(m.Targets))
+	}
+	modes := map[string]int{}
+	for i := range m.Targets {
+		modes[m.Targets[i].Mode]++
+	}
+	return fmt.Sprintf(", %d mirror targets (%d armed, %d in dry run, %d off)", len(m.Targets), modes[config.ModeArmed], modes[config.ModeDryRun], modes[config.ModeOff])
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	feeds "millrace/feeds/all"
 	"millrace/gateway/config"
 	protocols "millrace/protocols/all"
 	uploader "millrace/uploader/all"
@@ -18,7 +19,7 @@ import (
 )
 
 func registry() config.Registry {
-	return config.Registry{Protocols: protocols.List(), Sinks: uploader.List()}
+	return config.Registry{Protocols: protocols.List(), Sinks: uploader.List(), Feeds: feeds.List()}
 }
 
 // TestBadConfigurations holds the exact messages of each file in testdata/bad
