@@ -15,6 +15,7 @@ func List() []protocols.Protocol {
 	return []protocols.Protocol{
 		http.Protocol{},
 		modbus.Protocol{},
+		modbus.ServerProtocol{},
 		mqtt.Protocol{},
 		opcua.Protocol{},
 		opcuaserver.Protocol{},

@@ -18,7 +18,7 @@ type Block struct {
 	// Type is that of the value: int16 to uint64, float32, float64; uint16 where
 	// it is empty, and bool for a coil.
 	Type string `yaml:"type"`
-	// Order is the byte and word order of value and version; the connection's
+	// Order is the byte and word order of the block's registers; the connection's
 	// where it is empty.
 	Order string `yaml:"order"`
 	// VersionAddress is where the value's version stands, VersionType uint32 or
@@ -181,11 +181,14 @@ func room(p *point) words {
 	return make(words, 2*p.size)
 }
 
-// encodeValue returns what stands at the block's value for v. It refuses what
-// the type does not hold.
+// encodeValue returns what stands at the block's value for v. It refuses another
+// kind than that of the target's values, and what the type does not hold.
 func (l *layout) encodeValue(v sample.Value) (words, error) {
 	p := &l.points[roleValue]
 	w := room(p)
+	if k := v.Kind(); l.kind != sample.Null && k != l.kind {
+		return w, fmt.Errorf("it is %s, and the target's values are %s; it cannot be written", k, l.kind)
+	}
 	if p.table.isBits() {
 		on, err := coilState(v)
 		if on {
@@ -240,9 +243,6 @@ func (l *layout) decodeValue(w words) (sample.Value, sample.Quality) {
 
 // prepare returns v as it reads once it is written.
 func (l *layout) prepare(v sample.Value) (sample.Value, error) {
-	if k := v.Kind(); l.kind != sample.Null && k != l.kind {
-		return sample.Value{}, fmt.Errorf("it is %s and the target's values are %s", k, l.kind)
-	}
 	w, err := l.encodeValue(v)
 	if err != nil {
 		return sample.Value{}, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	mb "github.com/goburrow/modbus"
@@ -64,10 +65,9 @@ func (c *connection) OpenTarget(cfg protocols.TargetConfig, h protocols.Health) 
 //
 // A PLC may look at the block at any moment, and must never find a mix of two
 // commands that is marked as valid. Value, version and validity that stand side
-// by side go in one request (V1.1b3,
-// 6.12). Else validity is taken away first, then the value is written, then the
-// version, and validity is given last. So a version that reads back says that
-// the value before it was written too.
+// by side go in one request (V1.1b3, 6.12). Else validity is taken away first,
+// then the value is written, then the version, and validity is given last. So a
+// version that reads back says that the value before it was written too.
 //
 // Validity is given by a write only. Tell takes it away, and gives it again
 // where it had taken it and value and version are still those of the last
@@ -82,6 +82,17 @@ type target struct {
 	lowered bool           // validity was taken away since it was given
 	many    bool           // the device has functions 15 and 16 only
 	apart   bool           // the device has functions 5 and 6 only
+	closed  atomic.Bool
+}
+
+var errTargetClosed = errors.New("the target is closed")
+
+// hold is link.hold as long as the target is open.
+func (t *target) hold(ctx context.Context, f func(*turn) error) error {
+	if t.closed.Load() {
+		return &unsentError{errTargetClosed}
+	}
+	return t.conn.link.hold(ctx, t.points[roleValue].slave, f)
 }
 
 // Prepare implements protocols.Target. Modbus tells nothing of types and
@@ -126,7 +137,7 @@ func (t *target) Write(ctx context.Context, c protocols.Command) error {
 	steps := t.steps(last)
 	var outcome protocols.WriteOutcome
 	begun := false
-	err = t.conn.link.hold(ctx, t.points[roleValue].slave, func(turn *turn) error {
+	err = t.hold(ctx, func(turn *turn) error {
 		for i, s := range steps {
 			if !s.command && i == 0 {
 				t.lowered = true
@@ -284,7 +295,7 @@ func (t *target) Read(ctx context.Context) (protocols.Reading, error) {
 		is  map[role]words
 		now time.Time
 	)
-	err := t.conn.link.hold(ctx, t.points[roleValue].slave, func(turn *turn) (err error) {
+	err := t.hold(ctx, func(turn *turn) (err error) {
 		is, now, err = t.look(turn, roleValue, roleVersion, roleValidity)
 		return err
 	})
@@ -347,7 +358,7 @@ func (t *target) Tell(ctx context.Context, s protocols.State) error {
 	if len(tell) == 0 && !raise {
 		return nil
 	}
-	err := t.conn.link.hold(ctx, t.points[roleValue].slave, func(turn *turn) error {
+	err := t.hold(ctx, func(turn *turn) error {
 		if raise {
 			is, _, err := t.look(turn, roleValue, roleVersion)
 			if err != nil {
@@ -394,4 +405,7 @@ func (t *target) sendAll(turn *turn, data map[role]words) error {
 }
 
 // Close implements protocols.Target. The link belongs to the connection.
-func (t *target) Close() error { return nil }
+func (t *target) Close() error {
+	t.closed.Store(true)
+	return nil
+}

@@ -25,6 +25,11 @@ func openTarget(t testing.TB, cfg *Config, kind sample.Kind, set func(*TargetCon
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return openTargetOn(t, conn, cfg, kind, set)
+}
+
+func openTargetOn(t testing.TB, conn protocols.Connection, cfg *Config, kind sample.Kind, set func(*TargetConfig)) (protocols.Target, *protocolstest.HealthRecorder) {
+	t.Helper()
 	tc := cfg.NewTarget().(*TargetConfig)
 	set(tc)
 	for _, f := range tc.Validate(kind) {
@@ -139,10 +144,10 @@ func TestTargetRefusesBeforeTheWire(t *testing.T) {
 		{"holding:1", "float32", sample.Int64, sample.IntValue(16777217), "exactly"},
 		{"holding:1", "float64", sample.Int64, sample.IntValue(1<<53 + 1), "exactly"},
 		{"holding:1", "float64", sample.Int64, sample.IntValue(math.MaxInt64), "exactly"},
-		{"holding:1", "uint16", sample.Int64, sample.StringValue("1"), "string cannot be written"},
-		{"holding:1", "uint16", sample.Int64, sample.BoolValue(true), "bool cannot be written"},
-		{"holding:1", "uint16", sample.Int64, sample.Value{}, "null cannot be written"},
-		{"coil:1", "bool", sample.Bool, sample.IntValue(2), "true or false"},
+		{"holding:1", "uint16", sample.Int64, sample.StringValue("1"), "it is string"},
+		{"holding:1", "uint16", sample.Int64, sample.BoolValue(true), "it is bool"},
+		{"holding:1", "uint16", sample.Int64, sample.Value{}, "it is null"},
+		{"coil:1", "bool", sample.Bool, sample.IntValue(1), "it is int64"},
 	} {
 		target, _ := openTarget(t, cfg, c.kind, at(c.address, c.typ))
 		name := fmt.Sprintf("%s %s %s", c.address, c.typ, c.v)
@@ -436,9 +441,14 @@ func TestTargetFallsBackToTheOtherFunction(t *testing.T) {
 	var seen []byte
 	sim := startSim(t, modbussim.Options{Read: b.read, Write: b.write, OnReply: func(r modbussim.Reply) { seen = append(seen, r.Function) }})
 	cfg := testConfig(sim)
-	register, _ := openTarget(t, cfg, sample.Int64, at("holding:9", "uint16"))
-	bit, _ := openTarget(t, cfg, sample.Bool, at("coil:9", ""))
-	block, _ := openTarget(t, cfg, sample.Float64, side)
+	conn, err := cfg.Open(protocolstest.Settings())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	register, _ := openTargetOn(t, conn, cfg, sample.Int64, at("holding:9", "uint16"))
+	bit, _ := openTargetOn(t, conn, cfg, sample.Bool, at("coil:9", ""))
+	block, _ := openTargetOn(t, conn, cfg, sample.Float64, side)
 	sim.SetFaults(modbussim.Faults{Functions: map[byte]modbussim.Exception{5: modbussim.IllegalFunction, 6: modbussim.IllegalFunction}})
 	for n := range int64(2) { // the second write knows
 		if err := register.Write(t.Context(), command(sample.IntValue(76+n), 1)); err != nil {
