@@ -106,7 +106,6 @@ func (g *Gateway) armTarget(ctx context.Context, args url.Values) (any, error) {
 	if err := g.mirror.engine.Arm(target, d, peer.String()); err != nil {
 		return nil, err
 	}
-	g.log.Warn("operator: a mirror target is armed", "action", "arm", "target", target, "for", d.String(), "by", peer)
 	return g.targetStatus(target)
 }
 
@@ -138,7 +137,6 @@ func (g *Gateway) disarmTargets(ctx context.Context, args url.Values) (any, erro
 			errs = append(errs, err)
 			continue
 		}
-		g.log.Warn("operator: a mirror target is disarmed", "action", "disarm", "target", name, "by", peer)
 		st, err := g.targetStatus(name)
 		if err != nil {
 			errs = append(errs, err)
