@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"encoding/json"
+	"maps"
 	"time"
 
 	"millrace/gateway/mirror/guard"
@@ -126,4 +127,58 @@ const (
 // Outcomes lists all of them.
 func Outcomes() []Outcome {
 	return []Outcome{Written, Unverified, DryRun, Refused, Malformed, Superseded, ExpiredHeld, Unsuited, Unsent, Rejected}
+}
+
+// Status shows the mirror's state.
+func (m *Mirror) Status() Status {
+	s := Status{Feeds: []FeedStatus{}, Targets: []TargetStatus{}}
+	if m.journal != nil {
+		s.Audit.Records, s.Audit.Hash = m.journal.Head()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.auditErr != nil {
+		s.Audit.Error = oneLine(m.auditErr)
+	}
+	for _, f := range m.feeds {
+		one := f.status
+		one.Name = f.name
+		s.Feeds = append(s.Feeds, one)
+	}
+	for _, t := range m.targets {
+		s.Targets = append(s.Targets, m.targetStatus(t))
+	}
+	return s
+}
+
+// targetStatus shows one target. Callers hold mu.
+func (m *Mirror) targetStatus(t *target) TargetStatus {
+	s := TargetStatus{
+		Name: t.cfg.Name, Class: t.cfg.Class, Configured: t.cfg.Mode, Mode: m.mode(t), Outcome: t.outcome,
+		Outcomes: maps.Clone(t.outcomes), Refused: maps.Clone(t.refused),
+	}
+	st := m.state.Targets[t.cfg.Name]
+	if st == nil {
+		return s
+	}
+	s.Stale, s.Version = st.Stale, st.Version
+	if a := st.Arming; a != nil {
+		s.By, s.Disarmed = a.Who, a.Disarmed && s.Mode != guard.Armed
+		if s.Mode == guard.Armed && a.Armed {
+			until := m.s.Clock.Now().UTC().Add(a.For - (m.s.SinceBoot() - a.From.Since))
+			s.ArmedUntil = &until
+		}
+	}
+	if l := st.Last; l != nil {
+		s.Last = &LastApplied{Version: l.Version, Value: Value{l.Value.Value}, Time: l.At, ValidUntil: l.Until}
+	}
+	if p := st.Pending; p != nil && p.r != nil {
+		s.Pending = &Pending{ID: p.r.ID, Version: p.r.Version, Value: Value{p.r.Value}, Since: p.At, Why: "busy"}
+		if t.away {
+			s.Pending.Why = "device"
+		} else if st.Attempt != nil && m.since(st.Attempt) < t.cfg.MinInterval {
+			s.Pending.Why = "interval"
+		}
+	}
+	return s
 }
