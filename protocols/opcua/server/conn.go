@@ -188,6 +188,26 @@ func (cl *call) dispatch(typ uint32, d *decoder) (ua.Response, error) {
 		return cl.registerNodes(r)
 	case *ua.UnregisterNodesRequest:
 		return cl.unregisterNodes(r)
+	case *ua.PublishRequest:
+		return cl.publish(r)
+	case *ua.RepublishRequest:
+		return cl.republish(r)
+	case *ua.CreateSubscriptionRequest:
+		return cl.createSubscription(r)
+	case *ua.ModifySubscriptionRequest:
+		return cl.modifySubscription(r)
+	case *ua.SetPublishingModeRequest:
+		return cl.setPublishingMode(r)
+	case *ua.DeleteSubscriptionsRequest:
+		return cl.deleteSubscriptions(r)
+	case *ua.CreateMonitoredItemsRequest:
+		return cl.createItems(r)
+	case *ua.ModifyMonitoredItemsRequest:
+		return cl.modifyItems(r)
+	case *ua.SetMonitoringModeRequest:
+		return cl.setMonitoringMode(r)
+	case *ua.DeleteMonitoredItemsRequest:
+		return cl.deleteItems(r)
 	}
 	return nil, ua.StatusBadServiceUnsupported
 }
@@ -221,6 +241,26 @@ func newRequest(typ uint32) any {
 		return new(ua.RegisterNodesRequest)
 	case id.UnregisterNodesRequest_Encoding_DefaultBinary:
 		return new(ua.UnregisterNodesRequest)
+	case id.PublishRequest_Encoding_DefaultBinary:
+		return new(ua.PublishRequest)
+	case id.RepublishRequest_Encoding_DefaultBinary:
+		return new(ua.RepublishRequest)
+	case id.CreateSubscriptionRequest_Encoding_DefaultBinary:
+		return new(ua.CreateSubscriptionRequest)
+	case id.ModifySubscriptionRequest_Encoding_DefaultBinary:
+		return new(ua.ModifySubscriptionRequest)
+	case id.SetPublishingModeRequest_Encoding_DefaultBinary:
+		return new(ua.SetPublishingModeRequest)
+	case id.DeleteSubscriptionsRequest_Encoding_DefaultBinary:
+		return new(ua.DeleteSubscriptionsRequest)
+	case id.CreateMonitoredItemsRequest_Encoding_DefaultBinary:
+		return new(ua.CreateMonitoredItemsRequest)
+	case id.ModifyMonitoredItemsRequest_Encoding_DefaultBinary:
+		return new(ua.ModifyMonitoredItemsRequest)
+	case id.SetMonitoringModeRequest_Encoding_DefaultBinary:
+		return new(ua.SetMonitoringModeRequest)
+	case id.DeleteMonitoredItemsRequest_Encoding_DefaultBinary:
+		return new(ua.DeleteMonitoredItemsRequest)
 	}
 	return nil
 }

@@ -46,8 +46,11 @@ type Server struct {
 	// addr is where it listens, from Serve.
 	addr net.Addr
 
-	sessions sessions
-	channels atomic.Uint32 // number of the last one
+	sessions         sessions
+	subscriptions    atomic.Int64 // that there are
+	items            atomic.Int64
+	lastSubscription atomic.Uint32
+	channels         atomic.Uint32 // number of the last one
 }
 
 func newServer(cfg Config, st protocols.Settings) *Server {
@@ -133,8 +136,10 @@ func (s *Server) Serve(ctx context.Context, h protocols.Health) error {
 func (s *Server) serve(ctx context.Context, l net.Listener, h protocols.Health) error {
 	inner, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	// In this order, backwards: connections end, then what they have left.
+	defer s.sessions.running.Wait()
 	defer s.sessions.closeAll()
+	defer wg.Wait()
 	defer stop()
 	wg.Go(func() {
 		<-inner.Done()

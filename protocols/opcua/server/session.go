@@ -28,6 +28,11 @@ type session struct {
 	timeout     time.Duration
 	maxResponse int // bytes, 0 for any
 
+	over chan struct{} // closed with the session
+	wake chan struct{} // has run look at what is due
+	// sending keeps the answers to Publish in order. It is taken before mu.
+	sending sync.Mutex
+
 	mu        sync.Mutex
 	conn      *conn // nil while there is no channel
 	nonce     []byte
@@ -36,6 +41,8 @@ type session struct {
 	user      string // "" for anonymous
 	seen      time.Time
 	browses   continuations
+	subs      map[uint32]*subscription
+	publishes []*pending // the oldest first
 }
 
 func (s *session) fits(n int) bool { return s.maxResponse == 0 || n <= s.maxResponse }
@@ -58,9 +65,17 @@ func (s *session) touch(now time.Time) error {
 func (s *session) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
 	s.closed = true
+	close(s.over)
 	s.conn = nil
 	s.browses = continuations{}
+	s.publishes = nil
+	for _, b := range s.subs {
+		s.dropSubscription(b)
+	}
 }
 
 // sessions are all of them.
@@ -68,6 +83,8 @@ type sessions struct {
 	mu      sync.Mutex
 	byToken map[string]*session
 	last    uint32
+	// running are the goroutines of those that have subscriptions.
+	running sync.WaitGroup
 }
 
 // lookup finds a session by the token in a request, whatever its channel.

@@ -36,7 +36,7 @@ func (cl *call) createSession(r *ua.CreateSessionRequest) (ua.Response, error) {
 	s := &session{
 		srv: srv, token: newNonce(), policy: ch.policy, mode: ch.mode, name: r.SessionName,
 		timeout: srv.sessionTimeout(r.RequestedSessionTimeout), maxResponse: int(min(r.MaxResponseMessageSize, 1<<30)),
-		conn: cl.conn, nonce: newNonce(), seen: time.Now(),
+		conn: cl.conn, nonce: newNonce(), seen: time.Now(), over: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	if ch.peer != nil {
 		s.certificate = ch.peer.Raw
@@ -234,9 +234,12 @@ func (s *Server) password(t *ua.UserNameIdentityToken, policy string, nonce []by
 	return string(plain[:len(plain)-len(nonce)]), nil
 }
 
+// closeSession answers OPC 10000-4, 5.6.4. Subscriptions end with their session.
 func (cl *call) closeSession(*ua.CloseSessionRequest) (ua.Response, error) {
-	cl.conn.srv.sessions.remove(cl.session)
-	return new(ua.CloseSessionResponse), nil
+	s := cl.session
+	err := s.answering(func() ([]outgoing, error) { return s.refusePending(ua.StatusBadSessionClosed), nil })
+	s.srv.sessions.remove(s)
+	return new(ua.CloseSessionResponse), err
 }
 
 // cancel has nothing to call back: what waits is Publish, and answering that
