@@ -3,6 +3,7 @@ package all
 
 import (
 	"millrace/protocols"
+	"millrace/protocols/csv"
 	"millrace/protocols/http"
 	"millrace/protocols/modbus"
 	"millrace/protocols/mqtt"
@@ -13,6 +14,7 @@ import (
 // List returns every protocol.
 func List() []protocols.Protocol {
 	return []protocols.Protocol{
+		csv.Protocol{},
 		http.Protocol{},
 		modbus.Protocol{},
 		modbus.ServerProtocol{},

@@ -2,11 +2,8 @@ package mqtt
 
 import (
 	"errors"
-	"fmt"
-	"math"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"millrace/internal/strictjson"
 	"millrace/protocols"
@@ -28,45 +25,6 @@ func typeOf(k sample.Kind) valueType {
 	case sample.Null:
 	}
 	return typeAuto
-}
-
-// fit returns a value as one of the kind, exactly.
-func fit(v sample.Value, kind sample.Kind) (sample.Value, error) {
-	switch {
-	case v.Kind() == sample.Null:
-		return v, errors.New("null cannot be written")
-	case v.Kind() == sample.Float64 && v.Float()-v.Float() != 0:
-		return v, errors.New("NaN and infinity cannot be written")
-	case v.Kind() == sample.String && !utf8.ValidString(v.Str()):
-		return v, errors.New("the text is not UTF-8")
-	case kind == sample.Null, v.Kind() == kind:
-		return v, nil
-	case kind == sample.Float64 && v.Kind() == sample.Int64:
-		if f := float64(v.Int()); f < 1<<63 && int64(f) == v.Int() {
-			return sample.FloatValue(f), nil
-		}
-	case kind == sample.Int64 && v.Kind() == sample.Float64:
-		if f := v.Float(); f == math.Trunc(f) && math.Abs(f) <= 1<<53 {
-			return sample.IntValue(int64(f)), nil
-		}
-	}
-	return v, fmt.Errorf("%s %s is not exactly a %s", v.Kind(), v, kind)
-}
-
-// appendText appends a value as plain text. Numbers of common size have no
-// exponent: devices that read text often know none.
-func appendText(b []byte, v sample.Value) []byte {
-	switch v.Kind() {
-	case sample.String:
-		return append(b, v.Str()...)
-	case sample.Float64:
-		f, form := v.Float(), byte('f')
-		if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e15) {
-			form = 'g'
-		}
-		return strconv.AppendFloat(b, f, form, -1, 64)
-	}
-	return append(b, v.String()...)
 }
 
 // note is what a target's JSON message says.
@@ -93,7 +51,7 @@ func (n note) append(b []byte) []byte {
 	if n.value.Kind() == sample.String {
 		b = sample.AppendJSONText(b, n.value.Str())
 	} else {
-		b = appendText(b, n.value)
+		b = protocols.AppendPlain(b, n.value)
 	}
 	quality := n.quality
 	if !n.valid && !quality.IsBad() {

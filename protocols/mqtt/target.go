@@ -206,7 +206,7 @@ func (t *publisher) subscribe(ctx context.Context, s *stay, topic string) error 
 
 // Prepare implements protocols.Target. It needs no broker.
 func (t *publisher) Prepare(_ context.Context, v sample.Value) (sample.Value, error) {
-	p, err := fit(v, t.cfg.kind)
+	p, err := protocols.Exactly(v, t.cfg.kind)
 	switch {
 	case err != nil:
 		return sample.Value{}, t.unsuited(err)
@@ -221,7 +221,7 @@ func (t *publisher) Prepare(_ context.Context, v sample.Value) (sample.Value, er
 
 func (t *publisher) payload(n note) []byte {
 	if t.cfg.Format == payloadValue {
-		return appendText(nil, n.value)
+		return protocols.AppendPlain(nil, n.value)
 	}
 	return n.append(nil)
 }
