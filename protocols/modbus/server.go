@@ -155,7 +155,7 @@ func (s *server) Serve(ctx context.Context, h protocols.Health) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("%s: the listener failed: %w; it is opened again by itself", s.name, err)
+	return fmt.Errorf("%s: the listener failed: %w", s.name, err)
 }
 
 // accept takes clients until the listener is closed.

@@ -477,7 +477,9 @@ func TestTargetFallsBackToTheOtherFunction(t *testing.T) {
 func TestTargetDoesNotRepeatAWrite(t *testing.T) {
 	b := &bank{}
 	sim := startSim(t, modbussim.Options{Read: b.read, Write: b.write})
-	target, h := openTarget(t, testConfig(sim), sample.Int64, at("holding:1", "uint16"))
+	cfg := testConfig(sim)
+	cfg.Timeout = 100 * time.Millisecond
+	target, h := openTarget(t, cfg, sample.Int64, at("holding:1", "uint16"))
 	if _, err := target.Read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
