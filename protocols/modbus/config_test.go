@@ -104,6 +104,7 @@ func TestLinkKeyHoldsWhatMatters(t *testing.T) {
 }
 
 func TestCheckNamesEachAddress(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	sim.SetFaults(modbussim.Faults{
 		Silent: map[uint8]bool{9: true},
@@ -150,6 +151,7 @@ func TestCheckNamesEachAddress(t *testing.T) {
 
 // TestMessages pins the messages that an operator sees most.
 func TestMessages(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	addr := strings.TrimPrefix(sim.URL(), "tcp://")
 	for _, c := range []struct {

@@ -115,6 +115,7 @@ func TestDecodeBit(t *testing.T) {
 }
 
 func TestWidenIsTheShortestDecimal(t *testing.T) {
+	t.Parallel()
 	check := func(f float32) {
 		want, err := strconv.ParseFloat(strconv.FormatFloat(float64(f), 'g', -1, 32), 64)
 		got := widen(f)

@@ -46,6 +46,7 @@ func numbered(_ uint8, _ modbussim.Table, address uint16, values []uint16) modbu
 }
 
 func TestForeignAnswersAreNotTaken(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		faults modbussim.Faults
@@ -87,6 +88,7 @@ func TestForeignAnswersAreNotTaken(t *testing.T) {
 }
 
 func TestAnswerSlowerThanTheTimeout(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	cfg := testConfig(sim)
 	cfg.Timeout = 200 * time.Millisecond
@@ -114,6 +116,7 @@ func TestSplitSegments(t *testing.T) {
 }
 
 func TestTruncatedFrame(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	l := testLink(t, testConfig(sim))
 	if _, err := readWord(l, 1); err != nil {
@@ -178,6 +181,7 @@ func TestDialHearsCancellation(t *testing.T) {
 }
 
 func TestSilentUnitLeavesTimeToOthers(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	sim.SetFaults(modbussim.Faults{Silent: map[uint8]bool{9: true}})
 	cfg := testConfig(sim)

@@ -58,6 +58,10 @@ type ServerConfig struct {
 	WordOrder string `yaml:"word_order"`
 	// AddressBase is the offset of the first register of a table: 0 or 1.
 	AddressBase int `yaml:"address_base"`
+
+	// shown is what Validate has found at the addresses of tags and heartbeat,
+	// so that targets are held against it.
+	shown *registerMap
 }
 
 // LinkKey implements protocols.Config.
@@ -117,6 +121,7 @@ func (c *ServerConfig) Validate(src *protocols.SourceConfig) []protocols.Fault {
 			_ = m.put([]*item{{point: p, name: "the server's heartbeat"}}) // it is the first
 		}
 	}
+	c.shown = m
 	for i, tag := range src.Tags {
 		items, found := c.tagItems(tag)
 		if len(found) == 0 {
@@ -239,6 +244,16 @@ func (c *ServerConfig) tagItems(tag protocols.Tag) ([]*item, []protocols.Fault) 
 	return items, faults
 }
 
+// shownAt returns a tag, or the heartbeat, that has a register of p.
+func (c *ServerConfig) shownAt(p *point) *item {
+	for i := range p.size {
+		if c.shown != nil && c.shown.items[p.spot(i)] != nil {
+			return c.shown.items[p.spot(i)]
+		}
+	}
+	return nil
+}
+
 // NewTarget implements protocols.Writable.
 func (c *ServerConfig) NewTarget() protocols.TargetConfig {
 	return &ServerTargetConfig{Block: defaultBlock(), server: *c}
@@ -265,6 +280,12 @@ func (t *ServerTargetConfig) Validate(kind sample.Kind) []protocols.Fault {
 	l, faults := t.layout(t.server.addressing(), kind, t.StatusAddress)
 	if l.has(roleValue) {
 		faults = append(faults, t.server.answered(&l.points[roleValue], "address")...)
+	}
+	for r := range roles {
+		if other := t.server.shownAt(&l.points[r]); other != nil {
+			faults = append(faults, protocols.Fault{Path: roleKeys[r], Problem: fmt.Sprintf("%s lies on %s, which is %s", l.points[r].address, other.address, other.name),
+				Hint: "give each value registers of its own"})
+		}
 	}
 	return faults
 }

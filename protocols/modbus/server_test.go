@@ -400,6 +400,15 @@ func TestServerRefusesAConfiguration(t *testing.T) {
 	if faults := cfg.Validate(&protocols.SourceConfig{}); len(faults) > 0 {
 		t.Errorf("a right configuration: %+v", faults)
 	}
+	cfg = ServerProtocol{}.NewConfig().(*ServerConfig)
+	cfg.HeartbeatAddress = "holding:103"
+	cfg.Validate(&protocols.SourceConfig{Tags: []protocols.Tag{{Name: "a", Address: "holding:99", Type: "float32"}}})
+	shadowed := cfg.NewTarget().(*ServerTargetConfig)
+	block(shadowed)
+	if faults := shadowed.Validate(sample.Float64); len(faults) != 2 || faults[0].Path != "address" || !strings.Contains(faults[0].Problem, "which is tag a") ||
+		faults[1].Path != "version_address" || !strings.Contains(faults[1].Problem, "the server's heartbeat") {
+		t.Errorf("a target on a tag and the heartbeat: %+v", faults)
+	}
 	x := newServer(t, nil)
 	x.target(t, sample.Float64, block)
 	tc := x.cfg.NewTarget().(*ServerTargetConfig)

@@ -176,6 +176,7 @@ func TestExceptionsAndTheirQuality(t *testing.T) {
 }
 
 func TestSilentSlaveCostsOneTimeoutPerScan(t *testing.T) {
+	t.Parallel()
 	sim := startSim(t, modbussim.Options{Read: numbered})
 	cfg := testConfig(sim)
 	cfg.Timeout = 200 * time.Millisecond

@@ -313,6 +313,7 @@ func TestTargetBlock(t *testing.T) {
 // Whatever fails at whatever step of a write, the PLC never finds a mix that
 // is marked as valid; nor after the target has told it that the value is valid.
 func TestTargetNeverShowsAMix(t *testing.T) {
+	t.Parallel()
 	const old, fresh = "3F800000 version 7", "40000000 version 8"
 	faults := []struct {
 		name string
@@ -475,6 +476,7 @@ func TestTargetFallsBackToTheOtherFunction(t *testing.T) {
 }
 
 func TestTargetDoesNotRepeatAWrite(t *testing.T) {
+	t.Parallel()
 	b := &bank{}
 	sim := startSim(t, modbussim.Options{Read: b.read, Write: b.write})
 	cfg := testConfig(sim)
@@ -523,6 +525,7 @@ func TestTargetWritesAfterTheDeviceHungUp(t *testing.T) {
 // A slave that is silent is not waited for again and again: its heartbeats
 // would take the time of the others on the line.
 func TestTargetLeavesASilentUnitAlone(t *testing.T) {
+	t.Parallel()
 	b := &bank{}
 	sim := startSim(t, modbussim.Options{Read: b.read, Write: b.write})
 	sim.SetFaults(modbussim.Faults{Silent: map[uint8]bool{9: true}})
