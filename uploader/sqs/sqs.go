@@ -5,8 +5,6 @@ package sqs
 import (
 	"context"
 	"fmt"
-	"net/url"
-	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,15 +55,7 @@ type Config struct {
 // Validate implements uploader.Config.
 func (c *Config) Validate() []uploader.Fault {
 	faults := c.Config.Validate()
-	u, err := url.Parse(c.QueueURL)
-	switch {
-	case c.QueueURL == "":
-		faults = append(faults, uploader.Fault{Path: "queue_url", Problem: "it is missing",
-			Hint: "copy the URL from the SQS console, or: aws sqs get-queue-url --queue-name NAME"})
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || path.Base(u.Path) == "/" || path.Base(u.Path) == ".":
-		faults = append(faults, uploader.Fault{Path: "queue_url", Problem: fmt.Sprintf("%q is not the URL of a queue", c.QueueURL),
-			Hint: "write it as in https://sqs.eu-central-1.amazonaws.com/123456789012/plant; a queue's ARN is not its URL"})
-	}
+	faults = append(faults, awsconf.CheckQueueURL(c.QueueURL)...)
 	if c.Format != FormatBlock && c.Format != FormatJSON {
 		faults = append(faults, uploader.Fault{Path: "format", Problem: fmt.Sprintf("%q is no format", c.Format), Hint: "write block or json"})
 	}
@@ -75,32 +65,11 @@ func (c *Config) Validate() []uploader.Fault {
 	return faults
 }
 
-// regionOf reads the region from a queue URL of AWS's own, "" for others.
-func regionOf(queueURL string) string {
-	u, err := url.Parse(queueURL)
-	if err != nil {
-		return ""
-	}
-	labels := strings.Split(u.Hostname(), ".")
-	for i, l := range labels {
-		if (l == "sqs" || l == "sqs-fips") && len(labels) > i+3 && labels[i+2] == "amazonaws" {
-			return labels[i+1]
-		}
-	}
-	return ""
-}
-
 // Open implements uploader.Config.
 func (c *Config) Open(s uploader.Settings) (uploader.Sink, error) {
-	cfg, err := c.Load(regionOf(c.QueueURL), c.Concurrency, s.Dial)
+	cfg, err := c.LoadForQueue(c.QueueURL, c.Concurrency, s.Dial)
 	if err != nil {
 		return nil, fmt.Errorf("sink %s: %w", s.Name, err)
-	}
-	if cfg.BaseEndpoint == nil && regionOf(c.QueueURL) == "" {
-		// A queue that is not AWS's own lives where its URL says.
-		if u, err := url.Parse(c.QueueURL); err == nil {
-			cfg.BaseEndpoint = aws.String(u.Scheme + "://" + u.Host)
-		}
 	}
 	out := &sink{
 		client:   awssqs.NewFromConfig(cfg, func(o *awssqs.Options) { o.HTTPSignerV4 = awsconf.Signer{} }),
