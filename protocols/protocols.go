@@ -3,13 +3,12 @@
 // connection is opened, and how its sources hand samples over.
 //
 // A Connection owns one physical link. Everything that uses the link, sources
-// and writers alike, is opened from that one object, which serialises the
+// and targets alike, is opened from that one object, which serialises the
 // traffic as the link needs it.
 package protocols
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -92,9 +91,6 @@ type Connection interface {
 	// OpenSource prepares src without dialling. Health is told of the source's
 	// state and heartbeat from its Run.
 	OpenSource(src *SourceConfig, h Health) (Source, error)
-	// OpenWriter prepares writing to the addresses of the mirror's targets. A
-	// protocol that cannot write returns ErrNoWriter.
-	OpenWriter(h Health) (Writer, error)
 	Close() error
 }
 
@@ -104,9 +100,6 @@ type Connection interface {
 type Checker interface {
 	Check(ctx context.Context, src *SourceConfig) []error
 }
-
-// ErrNoWriter is returned by protocols that cannot write.
-var ErrNoWriter = errors.New("this protocol has no writer")
 
 // Source reads from a device until it is told to stop.
 type Source interface {
@@ -120,15 +113,6 @@ type Source interface {
 	// Health.Beat meanwhile. Run returns an error only for what it cannot
 	// mend by itself; the gateway then starts it again with a back-off.
 	Run(ctx context.Context, emit Emit) error
-}
-
-// Writer writes one value to one address of the link. It is used by the mirror.
-type Writer interface {
-	// Write returns once the device has confirmed, with the device's answer.
-	Write(ctx context.Context, address, typ string, v sample.Value) error
-	// Read returns what stands at the address now.
-	Read(ctx context.Context, address, typ string) (sample.Value, error)
-	Close() error
 }
 
 // Emit hands a batch of samples to the gateway. The slice belongs to the
@@ -165,7 +149,7 @@ func (e *RefusedError) Error() string {
 	return "samples refused: " + e.Reason
 }
 
-// Health is told how a source or writer fares. Its methods are cheap and safe
+// Health is told how a source or target fares. Its methods are cheap and safe
 // for concurrent use; calling Up or Down again with no change logs nothing.
 type Health interface {
 	// Beat says that the loop iterates or waits within a bounded back-off. A

@@ -232,9 +232,6 @@ func (s *pipeSource) OpenSource(_ *protocols.SourceConfig, h protocols.Health) (
 	s.h = h
 	return s, nil
 }
-func (s *pipeSource) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
 func (s *pipeSource) Close() error { return nil }
 
 // Run implements protocols.Source.

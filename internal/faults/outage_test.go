@@ -486,9 +486,6 @@ func (s *scanSource) OpenSource(_ *protocols.SourceConfig, h protocols.Health) (
 	s.h = h
 	return s, nil
 }
-func (s *scanSource) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
 func (s *scanSource) Close() error { return nil }
 
 // scan is what the plant shows at an instant.

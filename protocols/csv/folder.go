@@ -31,11 +31,6 @@ func (*folder) OpenSource(*protocols.SourceConfig, protocols.Health) (protocols.
 	return nil, protocols.ErrNoSource
 }
 
-// OpenWriter implements protocols.Connection. The mirror uses OpenTarget.
-func (*folder) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection.
 func (*folder) Close() error { return nil }
 

@@ -525,13 +525,3 @@ func TestMissingTokenFile(t *testing.T) {
 		}
 	}
 }
-
-func TestNoWriter(t *testing.T) {
-	conn, err := testConfig().Open(settings(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.OpenWriter(&protocolstest.HealthRecorder{}); !errors.Is(err, protocols.ErrNoWriter) {
-		t.Errorf("OpenWriter returns %v", err)
-	}
-}

@@ -55,11 +55,6 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return newSource(c, src, h), nil
 }
 
-// OpenWriter implements protocols.Connection.
-func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection. The listener ends with its source.
 func (c *connection) Close() error { return nil }
 

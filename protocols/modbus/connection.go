@@ -49,11 +49,6 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return newSource(c, src, points, h), nil
 }
 
-// OpenWriter implements protocols.Connection. The mirror opens targets.
-func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection.
 func (c *connection) Close() error {
 	c.link.close()

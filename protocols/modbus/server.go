@@ -70,11 +70,6 @@ func (s *server) OpenSource(*protocols.SourceConfig, protocols.Health) (protocol
 	return nil, protocols.ErrNoSource
 }
 
-// OpenWriter implements protocols.Connection. The mirror opens targets.
-func (s *server) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection. The listener ends with Serve.
 func (s *server) Close() error { return nil }
 

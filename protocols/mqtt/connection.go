@@ -73,11 +73,6 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return newSource(c, src, r, h), nil
 }
 
-// OpenWriter implements protocols.Connection. The mirror uses OpenTarget.
-func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection. The targets' session ends with the
 // last of them.
 func (c *connection) Close() error {

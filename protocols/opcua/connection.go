@@ -59,11 +59,6 @@ func (c *connection) OpenSource(src *protocols.SourceConfig, h protocols.Health)
 	return s, nil
 }
 
-// OpenWriter implements protocols.Connection. The mirror uses OpenTarget.
-func (c *connection) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection. Sessions end with their sources and
 // with the last target.
 func (c *connection) Close() error {

@@ -66,9 +66,6 @@ type toyConn struct{ *toyConfig }
 func (c *toyConn) OpenSource(_ *protocols.SourceConfig, h protocols.Health) (protocols.Source, error) {
 	return &toySource{c.toyConfig, h}, nil
 }
-func (c *toyConn) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
 func (c *toyConn) Close() error { return nil }
 
 type toySource struct {

@@ -85,9 +85,6 @@ type panelConn struct {
 func (c *panelConn) OpenSource(_ *protocols.SourceConfig, h protocols.Health) (protocols.Source, error) {
 	return &panelSource{c, h}, nil
 }
-func (c *panelConn) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
 func (c *panelConn) Close() error {
 	c.running.Wait()
 	return nil

@@ -103,11 +103,6 @@ func (s *Server) OpenSource(*protocols.SourceConfig, protocols.Health) (protocol
 	return nil, protocols.ErrNoSource
 }
 
-// OpenWriter implements protocols.Connection: there is none.
-func (s *Server) OpenWriter(protocols.Health) (protocols.Writer, error) {
-	return nil, protocols.ErrNoWriter
-}
-
 // Close implements protocols.Connection. Serve ends by its context.
 func (s *Server) Close() error { return nil }
 
