@@ -31,11 +31,12 @@ type shown struct {
 // as one is closed after the next was opened.
 type serverTarget struct {
 	*shown
+	health protocols.Health
 	closed bool
 }
 
 // OpenTarget implements protocols.TargetOpener.
-func (s *server) OpenTarget(cfg protocols.TargetConfig, _ protocols.Health) (protocols.Target, error) {
+func (s *server) OpenTarget(cfg protocols.TargetConfig, h protocols.Health) (protocols.Target, error) {
 	t, ok := cfg.(*ServerTargetConfig)
 	if !ok {
 		panic(fmt.Sprintf("BUG: a target of the Modbus server is configured by a %T", cfg))
@@ -52,7 +53,7 @@ func (s *server) OpenTarget(cfg protocols.TargetConfig, _ protocols.Health) (pro
 	defer s.regs.mu.Unlock()
 	if x := s.targets[l]; x != nil {
 		x.open++
-		return &serverTarget{shown: x}, nil
+		return &serverTarget{shown: x, health: h}, nil
 	}
 	x := &shown{layout: l, server: s, open: 1}
 	x.items = x.makeItems(name)
@@ -60,7 +61,7 @@ func (s *server) OpenTarget(cfg protocols.TargetConfig, _ protocols.Health) (pro
 		return nil, fmt.Errorf("open %s at %s: %w; give each value registers of its own", name, t.Address, err)
 	}
 	s.targets[l] = x
-	return &serverTarget{shown: x}, nil
+	return &serverTarget{shown: x, health: h}, nil
 }
 
 func (x *shown) makeItems(name string) []*item {
@@ -145,6 +146,7 @@ func (x *serverTarget) Write(ctx context.Context, c protocols.Command) error {
 	x.written, x.valid = true, true
 	x.value, x.last, x.at = value, c, mono
 	x.until = mono.Add(c.ValidUntil.Sub(wall))
+	x.health.Up()
 	return nil
 }
 
@@ -191,6 +193,7 @@ func (x *serverTarget) Tell(ctx context.Context, s protocols.State) error {
 	}
 	x.valid = s.Valid
 	x.beat, x.server.beat = s.Heartbeat, s.Heartbeat
+	x.health.Up()
 	return nil
 }
 

@@ -413,7 +413,7 @@ func TestServerRefusesAConfiguration(t *testing.T) {
 	x.target(t, sample.Float64, block)
 	tc := x.cfg.NewTarget().(*ServerTargetConfig)
 	tc.Address = "holding:101"
-	if _, err := x.OpenTarget(tc, nil); err == nil || !strings.Contains(err.Error(), "lies on 1/holding:100") {
+	if _, err := x.OpenTarget(tc, &protocolstest.HealthRecorder{}); err == nil || !strings.Contains(err.Error(), "lies on 1/holding:100") {
 		t.Errorf("two targets on one register: %v", err)
 	}
 	if err := x.Show([]protocols.Tag{{Name: "a", Address: "holding:106"}}, nil); err == nil || !strings.Contains(err.Error(), "lies on") {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -169,7 +170,11 @@ func (t *target) Write(ctx context.Context, c protocols.Command) error {
 		t.last = before
 	}
 	object := fmt.Sprintf("write %s to %s", c.Value, t.points[roleValue].address)
-	return t.failed(object, err, outcome)
+	err = t.failed(object, err, outcome)
+	if exceptionOf(err) == mb.ExceptionCodeIllegalFunction && slices.ContainsFunc(steps, func(s step) bool { return len(s.data) > 2 }) {
+		return &protocols.WriteError{Outcome: outcome, Err: fmt.Errorf("%w; several registers need function 16, write multiple registers", err)}
+	}
+	return err
 }
 
 // steps returns the requests that bring the command.

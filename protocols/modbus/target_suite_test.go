@@ -157,12 +157,6 @@ func (c *servingConn) Close() error {
 	return <-c.ended
 }
 
-// OpenTarget tells Health what a server's targets leave to Serve.
-func (c *servingConn) OpenTarget(t protocols.TargetConfig, h protocols.Health) (protocols.Target, error) {
-	h.Up()
-	return c.server.OpenTarget(t, h)
-}
-
 func startServerTargets(t *testing.T) *protocolstest.TargetDevice {
 	c := ServerProtocol{}.NewConfig().(*ServerConfig)
 	c.Listen = "127.0.0.1:0"
