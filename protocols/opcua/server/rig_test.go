@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -75,6 +78,60 @@ type rig struct {
 	stop   func()
 	trust  string
 	latest func(tag string) (protocols.Reading, bool)
+	// told are the codes of the errors that clients were sent, behind a tap.
+	told chan error
+}
+
+// tap has clients come through a listener that reads along.
+func (r *rig) tap() {
+	r.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.told = make(chan error, 100)
+	to := r.addr.String()
+	r.url = "opc.tcp://" + l.Addr().String()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			down, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := net.Dial("tcp", to)
+			if err != nil {
+				down.Close()
+				return
+			}
+			wg.Go(func() { io.Copy(up, down); up.Close() })
+			wg.Go(func() {
+				defer down.Close()
+				for buf := make([]byte, 65536); ; {
+					n, err := up.Read(buf)
+					if bytes.HasPrefix(buf[:n], []byte("ERRF")) && n >= 12 {
+						r.told <- ua.StatusCode(binary.LittleEndian.Uint32(buf[8:]))
+					}
+					if _, werr := down.Write(buf[:n]); err != nil || werr != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	r.t.Cleanup(func() { l.Close(); r.stop(); wg.Wait() })
+}
+
+// codes returns what clients were told since it was asked last.
+func (r *rig) codes() (out []error) {
+	for {
+		select {
+		case err := <-r.told:
+			out = append(out, err)
+		default:
+			return out
+		}
+	}
 }
 
 // secretFile writes a secret and refers to it.
@@ -260,3 +317,5 @@ func attribute(t testing.TB, c *opcua.Client, node string, a ua.AttributeID) *ua
 	}
 	return resp.Results[0]
 }
+
+func testLogger(l *logs) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
