@@ -173,10 +173,10 @@ func TestWhatIsOffIsNotBuilt(t *testing.T) {
 		want    map[string]int
 		dir     bool
 	}{
-		"not enabled":             {section(false, "armed", tags), map[string]int{}, false},
-		"all off":                 {section(true, "off", ""), map[string]int{}, false},
+		"not enabled":    {section(false, "armed", tags), map[string]int{}, false},
+		"all off":        {section(true, "off", ""), map[string]int{}, false},
 		"live tags only": {section(true, "off", tags), map[string]int{"panel_server opened": 1, "served": 1}, false},
-		"dry run":                 {section(true, "dry_run", ""), map[string]int{"panel opened": 1, "target opened": 1, "feed opened": 1}, true},
+		"dry run":        {section(true, "dry_run", ""), map[string]int{"panel opened": 1, "target opened": 1, "feed opened": 1}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := runMirrored(t, c.section)

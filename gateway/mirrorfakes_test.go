@@ -147,7 +147,7 @@ func (l *panelLink) Serve(ctx context.Context, h protocols.Health) error {
 	l.d.fail = nil
 	l.d.mu.Unlock()
 	if fail != nil {
-		if fail == errPanic {
+		if errors.Is(fail, errPanic) {
 			panic(fail)
 		}
 		return fail

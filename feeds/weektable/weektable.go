@@ -55,7 +55,7 @@ type Config struct {
 	Target string `yaml:"target"`
 	// Type is what the target takes, where the tag's values are of another kind
 	// that fits exactly: float64 or int64. Empty is the value's own.
-	Type string `yaml:"type"`
+	Type string `yaml:"value_type"`
 	// Unit is the value's; where empty the catalogue record says it.
 	Unit string `yaml:"unit"`
 	// Interval is how often the tables are asked; 1 s to 24 h.
@@ -83,7 +83,7 @@ func (c *Config) Validate() []uploader.Fault {
 		add(true, "gateway", err.Error(), "write gateway.id of the gateway that sends the tag")
 	}
 	add(c.Target == "", "target", "it is missing", "name the target that the values are for")
-	add(c.Type != "" && c.Type != sample.Float64.String() && c.Type != sample.Int64.String(), "type", fmt.Sprintf("%q is not float64 or int64", c.Type), "leave it out where target and tag have the same type")
+	add(c.Type != "" && c.Type != sample.Float64.String() && c.Type != sample.Int64.String(), "value_type", fmt.Sprintf("%q is not float64 or int64", c.Type), "leave it out where target and tag have the same type")
 	add(c.Interval < time.Second || c.Interval > 24*time.Hour, "interval", fmt.Sprintf("%s is not between 1s and 24h", c.Interval), "1m is good: blocks are sealed once a minute")
 	add(c.ValidFor < time.Second || c.ValidFor > 31*24*time.Hour, "valid_for", fmt.Sprintf("%s is not between 1s and 744h", c.ValidFor), "write at least the interval and the age at which batches are sealed, together")
 	add(c.CatalogueWeeks < 1 || c.CatalogueWeeks > 520, "catalogue_weeks", fmt.Sprintf("%d is not between 1 and 520", c.CatalogueWeeks), "or name the stream")
