@@ -232,8 +232,12 @@ func TestModbusTargetBlockOnPymodbus(t *testing.T) {
 	}
 }
 
-func openTarget(t *testing.T, r *running, tc *modbus.TargetConfig, kind sample.Kind) protocols.Target {
+// openTarget opens a target on the connection of a source that runs.
+func openTarget(t *testing.T, r *running, tc protocols.TargetConfig, kind sample.Kind) protocols.Target {
 	t.Helper()
+	if d, ok := tc.(protocols.Described); ok {
+		d.Describe(protocols.TargetInfo{Name: "target", Kind: kind})
+	}
 	for _, f := range tc.Validate(kind) {
 		t.Fatalf("%s: %s", f.Path, f.Problem)
 	}

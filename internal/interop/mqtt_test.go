@@ -254,3 +254,122 @@ func TestMQTTReconnectsToMosquitto(t *testing.T) {
 	publish(t, b.url("tcp")).send("d/n", 1, "5")
 	r.expectNumbers(t, 5, 5)
 }
+
+// What a target publishes another client gets, now and later; the broker's
+// retained message is what is read back, across a restart of the broker.
+func TestMQTTTargetPublishesToMosquitto(t *testing.T) {
+	b := startBroker(t, "allow_anonymous true")
+	device := publish(t, b.url("tcp"))
+	got := make(chan paho.Message, 100)
+	listen := func(topic string) {
+		t.Helper()
+		token := device.client.Subscribe(topic, 1, func(_ paho.Client, m paho.Message) { got <- m })
+		if !token.WaitTimeout(patience) || token.Error() != nil {
+			t.Fatal(token.Error())
+		}
+	}
+	receives := func(topic, want string) {
+		t.Helper()
+		for {
+			select {
+			case m := <-got:
+				if m.Topic() == topic && string(m.Payload()) == want {
+					return
+				}
+			case <-time.After(patience):
+				t.Errorf("the device does not get %q on %s", want, topic)
+				return
+			}
+		}
+	}
+	r := sessionSource(t, b)
+	cfg := mqttConfig(b.url("tcp"))
+	target := func(kind sample.Kind, change func(*mqtt.Target)) protocols.Target {
+		own := cfg.NewTarget().(*mqtt.Target)
+		change(own)
+		return openTarget(t, r, own, kind)
+	}
+	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	command := func(v sample.Value) protocols.Command {
+		return protocols.Command{Value: v, Time: at, Version: 17, ValidUntil: at.Add(time.Minute)}
+	}
+	const (
+		good  = `{"value":41.5,"valid":true,"quality":"Good","time":"2026-11-28T12:00:00Z","version":17,"valid_until":"2026-11-28T12:01:00Z"}`
+		stale = `{"value":41.5,"valid":false,"quality":"Bad","time":"2026-11-28T12:00:00Z","version":17,"valid_until":"2026-11-28T12:01:00Z"}`
+	)
+
+	listen("sp/#")
+	json := target(sample.Float64, func(o *mqtt.Target) { o.Topic, o.HeartbeatTopic = "sp/json", "sp/beat" })
+	if read, err := json.Read(t.Context()); err != nil || !read.Quality.IsBad() {
+		t.Errorf("before the first write it reads %+v, %v", read, err)
+	}
+	if err := json.Write(t.Context(), command(sample.FloatValue(41.5))); err != nil {
+		t.Fatal(err)
+	}
+	receives("sp/json", good)
+	b.restart() // its state is on its disk
+	var read protocols.Reading
+	ready(t, "the broker's retained message is read back", func() (ok bool) {
+		var err error
+		read, err = json.Read(t.Context())
+		return err == nil && read.Value == sample.FloatValue(41.5)
+	})
+	if read.Quality.IsBad() || read.Version != 17 || !read.SourceTime.Equal(at) {
+		t.Errorf("it reads %+v", read)
+	}
+	device = publish(t, b.url("tcp"))
+	listen("sp/#")
+	receives("sp/json", good)
+	if err := json.Tell(t.Context(), protocols.State{Heartbeat: 65535}); err != nil {
+		t.Fatal(err)
+	}
+	receives("sp/beat", "65535")
+	receives("sp/json", stale)
+	if read, err := json.Read(t.Context()); err != nil || !read.Quality.IsBad() {
+		t.Errorf("stale, it reads %+v, %v", read, err)
+	}
+
+	plain := target(sample.Int64, func(o *mqtt.Target) { o.Topic, o.Format = "sp/plain", "value" })
+	if err := plain.Write(t.Context(), command(sample.IntValue(1<<62+1))); err != nil {
+		t.Fatal(err)
+	}
+	receives("sp/plain", "4611686018427387905")
+	if read, err := plain.Read(t.Context()); err != nil || read.Value != sample.IntValue(1<<62+1) {
+		t.Errorf("it reads %+v, %v", read, err)
+	}
+	if err := plain.Tell(t.Context(), protocols.State{}); err != nil {
+		t.Fatal(err)
+	}
+	receives("sp/plain", "")
+	if read, err := plain.Read(t.Context()); err != nil || !read.Quality.IsBad() || read.Value.Kind() != sample.Null {
+		t.Errorf("taken away, it reads %+v, %v", read, err)
+	}
+
+	confirmed := target(sample.Float64, func(o *mqtt.Target) { o.Topic, o.Retain, o.ConfirmTopic = "sp/live", false, "is/live" })
+	if err := confirmed.Write(t.Context(), command(sample.FloatValue(7))); err != nil {
+		t.Fatal(err)
+	}
+	device.send("is/live", 1, "7.0")
+	ready(t, "the device's confirmation is read", func() bool {
+		read, err := confirmed.Read(t.Context())
+		return err == nil && read.Value == sample.FloatValue(7)
+	})
+}
+
+// Mosquitto acknowledges what its access list forbids, and drops it: only
+// reading back tells.
+func TestMQTTTargetAgainstTheAccessListOfMosquitto(t *testing.T) {
+	for _, list := range []string{"topic write sp/json", "topic read sp/json"} {
+		b := startBroker(t, "allow_anonymous true", "acl_file "+write(t, "acl", "topic read d/n\n%s\n", list))
+		r := sessionSource(t, b)
+		own := mqttConfig(b.url("tcp")).NewTarget().(*mqtt.Target)
+		own.Topic = "sp/json"
+		target := openTarget(t, r, own, sample.Float64)
+		if err := target.Write(t.Context(), protocols.Command{Value: sample.FloatValue(1), Version: 1}); err != nil {
+			continue // another version may say so
+		}
+		if read, err := target.Read(t.Context()); err == nil && !read.Quality.IsBad() {
+			t.Errorf("%s: it reads %+v", list, read)
+		}
+	}
+}

@@ -25,6 +25,8 @@ type opcuaNode struct {
 	ID    string `json:"id"`
 	Type  string `json:"type"`
 	Value any    `json:"value"` // integers as text, so that JSON does not round them
+	// Access are the bits of AccessLevel, by name; CurrentRead and CurrentWrite where there are none.
+	Access []string `json:"access,omitempty"`
 }
 
 // opcuaSettings are the asyncua server's.
@@ -210,4 +212,96 @@ func opcuaCheck(t *testing.T, cfg *opcua.Config, src *protocols.SourceConfig) []
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	return conn.(protocols.Checker).Check(ctx, src)
+}
+
+// What a target writes the server gives to a subscription of another session,
+// in the node's own type, with status and time where it takes them.
+func TestOPCUATargetWritesToAsyncua(t *testing.T) {
+	nodes, values := opcuaPlan()
+	full := []string{"CurrentRead", "CurrentWrite", "StatusWrite", "TimestampWrite"}
+	first := len(nodes)
+	for _, n := range []opcuaNode{
+		{Type: "Double", Value: 1.0, Access: full}, {Type: "Float", Value: 1.0}, {Type: "UInt16", Value: "1"}, {Type: "Int64", Value: "1"},
+		{Type: "Boolean", Value: false}, {Type: "String", Value: ""}, {Type: "Double", Value: 1.0, Access: []string{"CurrentRead"}},
+		{Type: "Boolean", Value: false}, {Type: "UInt16", Value: "0"},
+	} {
+		n.ID = fmt.Sprintf("target.%d", len(nodes))
+		nodes, values = append(nodes, n), append(values, sample.Value{})
+	}
+	at := func(i int) string { return "nsu=urn:millrace:interop;s=" + nodes[first+i].ID }
+	_, port := python(t, "opcua_server.py", opcuaSettings{Nodes: nodes})
+	cfg, src, _ := opcuaSource(port, nodes, values)
+	r := run(t, cfg, src)
+	computed := time.Date(2026, 2, 28, 12, 0, 0, 250e6, time.UTC)
+	open := func(i int, v sample.Value, change func(*opcua.Target)) protocols.Target {
+		own := cfg.NewTarget().(*opcua.Target)
+		own.Address = at(i)
+		if change != nil {
+			change(own)
+		}
+		return openTarget(t, r, own, v.Kind())
+	}
+	saw := func(i int, ok func(sample.Sample) bool) {
+		t.Helper()
+		if !r.Wait(patience, func(list []sample.Sample) bool {
+			for _, s := range list {
+				if s.Tag == opcuaTag(first+i) && ok(s) {
+					return true
+				}
+			}
+			return false
+		}) {
+			t.Errorf("another session does not see what was written to %s", at(i))
+		}
+	}
+	for i, c := range []struct{ v, want sample.Value }{
+		{sample.FloatValue(41.5), sample.FloatValue(41.5)}, {sample.FloatValue(0.1), sample.FloatValue(0.1)}, {sample.FloatValue(65535), sample.IntValue(65535)},
+		{sample.IntValue(1<<62 + 1), sample.IntValue(1<<62 + 1)}, {sample.BoolValue(true), sample.BoolValue(true)}, {sample.StringValue("Süd"), sample.StringValue("Süd")},
+	} {
+		target := open(i, c.v, nil)
+		p, err := target.Prepare(t.Context(), c.v)
+		if err != nil || p != c.want {
+			t.Errorf("Prepare %s: %s, %v", c.v, p, err)
+			continue
+		}
+		if err := target.Write(t.Context(), protocols.Command{Value: p, Time: computed, Version: 1}); err != nil {
+			t.Error(err)
+			continue
+		}
+		if got, err := target.Read(t.Context()); err != nil || got.Value != c.want || got.Quality.IsBad() {
+			t.Errorf("%s reads back as %+v, %v", at(i), got, err)
+		}
+		saw(i, func(s sample.Sample) bool {
+			return s.Value == c.want && s.Quality.IsGood() && (i > 0 || s.SourceTime == computed.UnixNano())
+		})
+	}
+	double := open(0, sample.FloatValue(1), func(o *opcua.Target) { o.ValidityAddress, o.HeartbeatAddress = at(7), at(8) })
+	if err := double.Write(t.Context(), protocols.Command{Value: sample.FloatValue(7), Time: computed, Version: 2}); err != nil {
+		t.Fatal(err)
+	}
+	saw(7, func(s sample.Sample) bool { return s.Value == sample.BoolValue(true) })
+	if err := double.Tell(t.Context(), protocols.State{Valid: false, Heartbeat: 65535}); err != nil {
+		t.Fatal(err)
+	}
+	saw(7, func(s sample.Sample) bool { return s.Value == sample.BoolValue(false) })
+	saw(8, func(s sample.Sample) bool { return s.Value == sample.IntValue(65535) })
+	saw(0, func(s sample.Sample) bool { return s.Quality == 0x808D0000 }) // BadOutOfService
+	if got, err := double.Read(t.Context()); err != nil || !got.Quality.IsBad() {
+		t.Errorf("stale, it reads %+v, %v", got, err)
+	}
+	if err := double.Tell(t.Context(), protocols.State{Valid: true}); err != nil {
+		t.Fatal(err)
+	}
+	saw(0, func(s sample.Sample) bool {
+		return s.Value == sample.FloatValue(7) && s.Quality.IsGood() && s.SourceTime == computed.UnixNano()
+	})
+	for _, c := range []struct {
+		i int
+		v sample.Value
+	}{{0, sample.StringValue("41.5")}, {2, sample.IntValue(70000)}, {2, sample.FloatValue(41.5)}, {6, sample.FloatValue(1)}} {
+		target := open(c.i, c.v, nil)
+		if err := target.Write(t.Context(), protocols.Command{Value: c.v}); err == nil || protocols.OutcomeOf(err) != protocols.Unsuited {
+			t.Errorf("%s %s into %s: %v", c.v.Kind(), c.v, at(c.i), err)
+		}
+	}
 }

@@ -7,7 +7,8 @@ Reads its settings as JSON from one line of standard input and serves on
     trust       folder with the clients' certificates that it trusts; empty trusts all
     users       {name: password}; empty lets anyone in
     secure      offer Basic256Sha256 only
-    nodes       [{"id", "type", "value"}], as ns=2;s=<id>
+    nodes       [{"id", "type", "value"}], as ns=2;s=<id>, with "access" where it is not
+                CurrentRead and CurrentWrite: a list of names of AccessLevel's bits
 
 Each further line is a node to set, with "status" where the value is not Good.
 """
@@ -92,6 +93,12 @@ async def main():
             ua.NodeId(node["id"], index), ua.QualifiedName(node["id"], index), variant(node)
         )
         await nodes[node["id"]].set_writable()
+        if node.get("access"):
+            level = sum(1 << ua.AccessLevel[name] for name in node["access"])
+            for attribute in (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel):
+                await nodes[node["id"]].write_attribute(
+                    attribute, ua.DataValue(ua.Variant(level, ua.VariantType.Byte))
+                )
 
     loop = asyncio.get_running_loop()
     async with server:
