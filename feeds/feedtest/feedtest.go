@@ -56,8 +56,14 @@ func Open(t *testing.T, e *Endpoint, cursor string) feeds.Feed {
 	return f
 }
 
-// Receive receives until there are n messages or nothing new comes.
+// Receive receives until there are n messages.
 func Receive(t *testing.T, f feeds.Feed, n int) []feeds.Message {
+	t.Helper()
+	return ReceiveWithin(t, f, n, patience)
+}
+
+// ReceiveWithin is Receive with another patience.
+func ReceiveWithin(t *testing.T, f feeds.Feed, n int, patience time.Duration) []feeds.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
