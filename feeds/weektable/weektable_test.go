@@ -313,7 +313,7 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%+v lacks a problem or a hint", f)
 		}
 	}
-	if got := strings.Join(paths, " "); got != "table_prefix tag gateway target type interval valid_for catalogue_weeks" {
+	if got := strings.Join(paths, " "); got != "table_prefix tag gateway target value_type interval valid_for catalogue_weeks" {
 		t.Errorf("faults at %s", got)
 	}
 }
