@@ -396,9 +396,15 @@ func (r *rig) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.m = m
+	r.run()
+}
+
+// run runs r.m.
+func (r *rig) run() {
 	ctx, cancel := context.WithCancel(r.t.Context())
-	r.m, r.cancel, r.ended = m, cancel, make(chan error, 1)
-	go func() { r.ended <- m.Run(ctx) }()
+	r.cancel, r.ended = cancel, make(chan error, 1)
+	go func() { r.ended <- r.m.Run(ctx) }()
 	synctest.Wait()
 }
 
