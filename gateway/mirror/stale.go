@@ -185,18 +185,18 @@ func (t *target) commitFallback(ctx context.Context, v, prepared sample.Value, p
 	}
 	e := o.entry(kindIntent, t.cfg.Name)
 	e.old, e.detail, e.change.Intent = old, "the fallback value", o
-	t.m.enter(t.health.Beat)
-	var err error
-	waiting := !t.waits(nil)
-	if !waiting {
-		err = t.record(ctx, e)
-	}
-	t.m.leave()
 	t.within(0)
-	if err == nil && !waiting {
+	if t.intendFallback(ctx, e) {
 		t.m.step(StepIntended)
 		t.write(ctx, o, nil, old)
 	}
+}
+
+// intendFallback records the intent, unless a result came meanwhile.
+func (t *target) intendFallback(ctx context.Context, e *entry) bool {
+	t.m.enter(t.health.Beat)
+	defer t.m.leave()
+	return t.waits(nil) && t.record(ctx, e) == nil
 }
 
 // valid reports whether the SCADA side may use what stands at the target.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -59,8 +60,32 @@ type target struct {
 	fallSaid  string // what was recorded last: a reason or an outcome
 }
 
-// run is the worker: it turns until ctx is done.
+// run keeps the worker going until ctx is done. A panic of the target's code is
+// this target's fault and no other's; what it was writing is then read back.
 func (t *target) run(ctx context.Context) {
+	var wait backoff.Policy
+	for failed := 0; ctx.Err() == nil; failed++ {
+		if err := guarded(t.log, func() { t.work(ctx) }); err != nil {
+			t.health.mirrorDown(err)
+			backoff.Sleep(ctx, wait.Wait(failed))
+		}
+	}
+}
+
+// guarded turns a panic of f into an error.
+func guarded(log *slog.Logger, f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("BUG: panic: %v; it is started again by itself", p)
+			log.Error("a part of the mirror panicked; please report this", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+	return nil
+}
+
+// work is the worker: it turns until ctx is done.
+func (t *target) work(ctx context.Context) {
 	t.recover(ctx)
 	for ctx.Err() == nil {
 		t.turn(ctx)
@@ -265,46 +290,52 @@ func (t *target) waits(p *held) bool {
 	return t.m.pending(t) == p
 }
 
-// commit decides for the last time, records the intent, and writes.
+// commit decides for the last time before the intent, records it, and writes.
 func (t *target) commit(ctx context.Context, p *held, prepared sample.Value, present *sample.Value) {
+	if o, old := t.intend(ctx, p, prepared, present); o != nil {
+		t.m.step(StepIntended)
+		t.write(ctx, o, present, old)
+	}
+	t.within(0)
+}
+
+// intend records the intent to write p. It returns nil where p is not to be
+// written now; that is recorded then, or is to come.
+func (t *target) intend(ctx context.Context, p *held, prepared sample.Value, present *sample.Value) (_ *intent, old *sample.Value) {
 	t.m.enter(t.health.Beat)
+	defer t.m.leave()
 	if !t.waits(p) {
-		t.m.leave()
-		t.within(0)
-		return // a newer one came, and that is recorded
+		return nil, nil // a newer one came, and that is recorded
 	}
 	v := t.decide(p, present)
 	switch v.Action {
 	case guard.Refuse:
 		t.dropHeld(ctx, p, refusedHeld(v))
+		return nil, nil
 	case guard.Hold:
-		t.within(v.Wait)
+		return nil, nil
 	case guard.Log:
 		t.logOnly(ctx, p, v)
+		return nil, nil
 	case guard.Write:
-		o := &intent{
-			ID: p.r.ID, Version: p.r.Version, Value: value{v.Value}, Prepared: value{prepared}, Quality: uint32(p.r.Quality),
-			Computed: p.r.ComputedAt, Until: p.r.ValidUntil, Held: p,
-		}
-		e := p.entry(kindIntent, t.cfg.Name)
-		e.new, e.old, e.detail, e.change.Intent = &v.Value, present, v.Detail, o
-		t.m.mu.Lock()
-		st := t.m.state.of(t.cfg.Name)
-		o.Before = st.Version
-		if e.old == nil {
-			e.old = st.lastValue()
-		}
-		t.m.mu.Unlock()
-		err := t.record(ctx, e)
-		t.m.leave()
-		if err == nil {
-			t.m.step(StepIntended)
-			t.write(ctx, o, present, e.old)
-			t.within(0)
-		}
-		return
 	}
-	t.m.leave()
+	o := &intent{
+		ID: p.r.ID, Version: p.r.Version, Value: value{v.Value}, Prepared: value{prepared}, Quality: uint32(p.r.Quality),
+		Computed: p.r.ComputedAt, Until: p.r.ValidUntil, Held: p,
+	}
+	e := p.entry(kindIntent, t.cfg.Name)
+	e.new, e.old, e.detail, e.change.Intent = &v.Value, present, v.Detail, o
+	t.m.mu.Lock()
+	st := t.m.state.of(t.cfg.Name)
+	o.Before = st.Version
+	if e.old == nil {
+		e.old = st.lastValue()
+	}
+	t.m.mu.Unlock()
+	if t.record(ctx, e) != nil {
+		return nil, nil // told to stop; it waits in the log
+	}
+	return o, e.old
 }
 
 // logOnly is a dry run's write. The caller holds intake.
