@@ -30,8 +30,9 @@ in the configuration alone; these commands see it and hold it back.
                          give a target that was disarmed its configured mode back
   disarm TARGET          take a target down to dry run at once, also over restarts
   disarm --all           all of them
-  audit verify           whether the audit log is whole, record by record
-  audit show             what was decided, by whom and why
+  audit verify           whether the audit log is whole, record by record; with
+                         --expect N:HASH, whether that record is in it
+  audit show             what was decided, by whom and why, the newest last
 
 To arm and to disarm takes root or a member of the socket's group, and is in the
 audit log with the caller's name. Exit code 1 of status: a target is stale or
@@ -41,6 +42,7 @@ Examples:
   millrace mirror status
   millrace mirror arm sp1 --for 8h
   millrace mirror disarm --all
+  millrace mirror audit show --target sp1 --outcome refused --since 24h
   millrace mirror status --json | jq '.targets[] | {name, mode}'
 `,
 	run: runMirror,
@@ -52,6 +54,7 @@ func runMirror(ctx context.Context, c *call) error {
 	howLong := c.flags.Duration("for", 0, "arm: for how long, as in 8h; at most "+hours(mirror.MaxArming))
 	configured := c.flags.Bool("configured", false, "arm: give the target its configured mode back")
 	all := c.flags.Bool("all", false, "disarm: all targets")
+	audit := newAuditFlags(c.flags)
 	args, err := c.parse()
 	if err != nil {
 		return err
@@ -83,6 +86,8 @@ func runMirror(ctx context.Context, c *call) error {
 			return usagef("disarm takes one target's name, or --all")
 		}
 		return m.disarm(args[1:])
+	case "audit":
+		return mirrorAudit(c, args[1:], audit, *asJSON)
 	}
 	return usagef("%q is none of status, arm, disarm and audit", args[0])
 }
@@ -155,7 +160,7 @@ func printMirror(out io.Writer, st *gateway.MirrorStatus) {
 		t := &st.Targets[i]
 		value, version, since := "-", "-", "-"
 		if l := t.Last; l != nil {
-			value, version, since = l.Value.String(), fmt.Sprint(l.Version), local(l.Time)
+			value, version, since = printable(l.Value.String()), fmt.Sprint(l.Version), local(l.Time)
 			if l.Version == 0 {
 				version = "fallback"
 			}
@@ -223,7 +228,7 @@ func outcomeOf(t *mirror.TargetStatus) string {
 	if o.Detail != "" {
 		text += ": " + o.Detail
 	}
-	return text
+	return printable(text)
 }
 
 func (m *mirrorCall) arm(target string, d time.Duration) error {
