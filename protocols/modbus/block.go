@@ -47,10 +47,14 @@ const (
 
 var roleKeys = [roles]string{"address", "version_address", "validity_address", "heartbeat_address", "status_address"}
 
+// mostWritten is how many registers one function 16 can write (V1.1b3, 6.12).
+const mostWritten = 123
+
 // layout is a block as it was parsed. A point without a size is not there.
 type layout struct {
 	points [roles]point
 	kind   sample.Kind // of the target's values; Null where it is not known
+	most   int         // registers that one request may write
 }
 
 func (l *layout) has(r role) bool { return l.points[r].size > 0 }
@@ -58,7 +62,7 @@ func (l *layout) has(r role) bool { return l.points[r].size > 0 }
 // layout parses b and returns every fault, with paths relative to `write:`.
 // status is the address of a status register, or "".
 func (b *Block) layout(c *Config, kind sample.Kind, status string) (layout, []protocols.Fault) {
-	l := layout{kind: kind}
+	l := layout{kind: kind, most: min(c.MaxRegisters, mostWritten)}
 	var faults []protocols.Fault
 	fault := func(path, problem, hint string) {
 		faults = append(faults, protocols.Fault{Path: path, Problem: problem, Hint: hint})
@@ -261,7 +265,8 @@ type piece struct {
 	data  words
 }
 
-// pieces joins points whose places follow on each other without a gap.
+// pieces joins points whose places follow on each other without a gap, as far
+// as one request may write them.
 func (l *layout) pieces(data map[role]words) []piece {
 	var list []piece
 	order := make([]role, 0, len(data))
@@ -277,9 +282,12 @@ func (l *layout) pieces(data map[role]words) []piece {
 	})
 	for _, r := range order {
 		p := &l.points[r]
-		if n := len(list); n > 0 && !p.table.isBits() && list[n-1].table == p.table && int(list[n-1].start)+len(list[n-1].data)/2 == int(p.offset) {
-			list[n-1].data = slices.Concat(list[n-1].data, data[r])
-			continue
+		if n := len(list); n > 0 && !p.table.isBits() && list[n-1].table == p.table {
+			last := &list[n-1]
+			if size := len(last.data) / 2; int(last.start)+size == int(p.offset) && size+p.size <= l.most {
+				last.data = slices.Concat(last.data, data[r])
+				continue
+			}
 		}
 		list = append(list, piece{table: p.table, start: p.offset, data: data[r]})
 	}

@@ -1,6 +1,7 @@
-// Package modbus reads and writes devices by Modbus TCP. The specifications
-// that its comments cite are the MODBUS Application Protocol Specification
-// V1.1b3 and the MODBUS Messaging on TCP/IP Implementation Guide V1.0b.
+// Package modbus reads and writes devices by Modbus TCP, and is a server of its
+// own for SCADA systems that read. The specifications that its comments cite
+// are the MODBUS Application Protocol Specification V1.1b3 and the MODBUS
+// Messaging on TCP/IP Implementation Guide V1.0b.
 //
 // The requests are built by goburrow/modbus; the transport is this package's
 // own, since an answer must never be taken for that of another request.

@@ -276,6 +276,8 @@ func TestTargetBlock(t *testing.T) {
 		set  func(*TargetConfig)
 		want string
 	}{
+		{"side by side, four registers at most", func(c *TargetConfig) { side(c); c.conn.MaxRegisters = 4 },
+			"holding 104 [0], holding 100 [3F80 0 0 7], holding 104 [1], holding 104 [0], holding 100 [4000 0 0 8], holding 104 [1]"},
 		{"side by side", side, "holding 100 [3F80 0 0 7 1], holding 100 [4000 0 0 8 1]"},
 		{"apart", apart, "holding 120 [0], holding 100 [3F80 0], holding 110 [0 7], holding 120 [1], " +
 			"holding 120 [0], holding 100 [4000 0], holding 110 [0 8], holding 120 [1]"},
