@@ -100,7 +100,7 @@ func probe(t *config.Target) sample.Value {
 	case sample.Bool:
 		return sample.BoolValue(false)
 	case sample.String:
-		return sample.StringValue("")
+		return sample.StringValue("text") // an empty one is special to some
 	case sample.Float64, sample.Null:
 	}
 	return sample.FloatValue(0)

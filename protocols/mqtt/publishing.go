@@ -2,8 +2,8 @@ package mqtt
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"sync"
 )
@@ -62,15 +62,14 @@ func (p *publishing) get(ctx context.Context) (*stay, error) {
 	return s, nil
 }
 
-// clientID names the session at the broker. Connections with other settings
-// have others.
+// clientID names the session at the broker, which keeps nothing of it. The name
+// is another one each time, so that a gateway and a check of its configuration
+// beside it do not throw each other out.
 func (p *publishing) clientID() string {
 	if id := p.conn.cfg.ClientID; id != "" {
 		return id + "-mirror"
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(p.conn.cfg.LinkKey())) // it never fails
-	return fmt.Sprintf("millrace-%s-mirror-%08x", p.conn.site, h.Sum32())
+	return fmt.Sprintf("millrace-%s-mirror-%s", p.conn.site, rand.Text()[:8])
 }
 
 // drop ends a session that is no good any more; the next get opens another.

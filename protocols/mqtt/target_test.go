@@ -195,9 +195,7 @@ type onBroker struct {
 func openTarget(t *testing.T, b *mqttsim.Broker, own *Target) *onBroker {
 	t.Helper()
 	x := &onBroker{b: b}
-	cfg := testConfig(b.URL())
-	cfg.ClientID = fmt.Sprint("t", len(b.Clients())) // two gateways with one id throw each other out
-	conn, err := cfg.Open(protocols.Settings{Site: "plant", Log: slog.New(slog.NewTextHandler(&x.log, nil)), Clock: clock.System{}})
+	conn, err := testConfig(b.URL()).Open(protocols.Settings{Site: "plant", Log: slog.New(slog.NewTextHandler(&x.log, nil)), Clock: clock.System{}})
 	if err != nil {
 		t.Fatal(err)
 	}

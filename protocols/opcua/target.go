@@ -120,7 +120,7 @@ type target struct {
 	saidMute  bool
 	saidOther bool
 
-	last  sample.Value // what we wrote; null before the first
+	last  sample.Value // what we wrote; null where that is not known
 	valid told         // what was told last
 }
 
@@ -250,10 +250,13 @@ func (t *target) Write(ctx context.Context, c protocols.Command) error {
 			writes[0] = valueOf(t.value, &ua.DataValue{EncodingMask: ua.DataValueValue, Value: variant})
 			results, err = t.send(ctx, s, writes)
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			err = answer(t.value, results[0])
 		}
-		if err := answer(t.value, results[0]); err != nil {
+		if err != nil {
+			if protocols.OutcomeOf(err) == protocols.Unknown {
+				t.last, t.valid = sample.Value{}, told{}
+			}
 			return err
 		}
 		t.last = held

@@ -322,10 +322,12 @@ func testAnswers(t *testing.T, l *lab) {
 		{ua.StatusBadTooManyOperations, protocols.Rejected}, {ua.StatusBadServiceUnsupported, protocols.Rejected},
 		{ua.StatusBadTimeout, protocols.Unknown}, {ua.StatusBadInternalError, protocols.Unknown}, {ua.StatusBadSessionIDInvalid, protocols.Unsent},
 	} {
-		x.Fault(c.code)
+		x.Fault(c.code, 2) // of which the second is met where it is tried once more
 		fails(t, x.Write(t.Context(), command(sample.FloatValue(2))), c.want, "write node ")
 	}
-	x.Fault(0)
+	// A session that the server has ended is opened again at once, since nothing
+	// was carried out.
+	x.Fault(ua.StatusBadSessionIDInvalid, 1)
 	if err := x.Write(t.Context(), command(sample.FloatValue(3))); err != nil {
 		t.Error(err)
 	}
@@ -369,7 +371,7 @@ func testUnfitNodes(t *testing.T, l *lab) {
 // A server that is connected and says nothing any more: the library ends the
 // waiting, not the caller. What was carried out is read by a new session.
 func testSilent(t *testing.T, l *lab) {
-	x := l.target(t, opcuasim.Node{Value: 1.0}, nil)
+	x := l.target(t, opcuasim.Node{Value: 1.0, Access: opcuasim.Writable | opcuasim.WriteStatus}, nil)
 	if err := x.Write(t.Context(), command(sample.FloatValue(2))); err != nil {
 		t.Fatal(err)
 	}
@@ -385,6 +387,13 @@ func testSilent(t *testing.T, l *lab) {
 	}
 	if n := x.WriteRequests(); n != 2 || !x.health.IsUp() {
 		t.Errorf("%d requests, health %v", n, x.health.Changes())
+	}
+	// What may have been written is ours to call stale.
+	if err := x.Tell(t.Context(), protocols.State{}); err != nil {
+		t.Fatal(err)
+	}
+	if v := x.Value(x.name); v.Status != ua.StatusBadOutOfService || v.Value.Value() != 3.0 {
+		t.Errorf("stale, the node holds %v, %v", v.Value.Value(), v.Status)
 	}
 }
 

@@ -52,7 +52,8 @@ type Server struct {
 	written []Written
 	writes  int
 	answer  ua.StatusCode // to each value that is written
-	fault   ua.StatusCode // to each request to write
+	fault   ua.StatusCode // to the next requests to write,
+	faults  int           // as many as these
 }
 
 type variable struct {

@@ -128,12 +128,12 @@ func (s *Server) Answer(status ua.StatusCode) {
 	s.answer = status
 }
 
-// Fault makes the server answer each request to write with a ServiceFault; 0
-// ends that.
-func (s *Server) Fault(status ua.StatusCode) {
+// Fault makes the server answer as many requests to write as times says with a
+// ServiceFault.
+func (s *Server) Fault(status ua.StatusCode, times int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault = status
+	s.fault, s.faults = status, times
 }
 
 // write is the Write service: OPC 10000-4, 5.10.4.
@@ -144,10 +144,14 @@ func (s *Server) write(_ *uasc.SecureChannel, r ua.Request, _ uint32) (ua.Respon
 	}
 	s.mu.Lock()
 	s.writes++
-	fault := s.fault
+	fault := s.faults > 0
+	if fault {
+		s.faults--
+	}
+	status := s.fault
 	s.mu.Unlock()
-	if fault != 0 {
-		return nil, fault
+	if fault {
+		return nil, status
 	}
 	resp := &ua.WriteResponse{ResponseHeader: &ua.ResponseHeader{
 		Timestamp: time.Now(), RequestHandle: req.RequestHeader.RequestHandle, ServiceDiagnostics: &ua.DiagnosticInfo{}, AdditionalHeader: ua.NewExtensionObject(nil),
