@@ -186,13 +186,13 @@ func TestDisarmWaitsForAWrite(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		beats := len(p.states)
+		beats := len(p.told())
 		r.pass(time.Minute)
 		r.written(1)
 		if got := r.story(); !slices.Contains(got, "outcome sp1 1 written") || !slices.Contains(got, "outcome sp1 2 dry_run") {
 			t.Errorf("the log says %q", got)
 		}
-		if len(p.states) != beats {
+		if len(p.told()) != beats {
 			t.Error("the heartbeat goes on")
 		}
 	})
@@ -224,25 +224,25 @@ func TestHeartbeatWhileArmedOnly(t *testing.T) {
 		p := r.devices["sp1"]
 		r.send(r.result(1, 1))
 		r.pass(time.Minute)
-		if len(p.states) != 0 {
-			t.Fatalf("told %v in a dry run", p.states)
+		if len(p.told()) != 0 {
+			t.Fatalf("told %v in a dry run", p.told())
 		}
 		r.arm(time.Minute)
 		r.pass(30 * time.Second)
 		r.send(r.result(2, 2))
 		r.pass(30*time.Second - time.Millisecond)
-		for i, s := range p.states {
+		for i, s := range p.told() {
 			if (i > 31 && int(s.Heartbeat) != i) || s.Valid != (i > 30) {
 				t.Errorf("told %+v at %d", s, i)
 			}
 		}
-		n := len(p.states)
+		n := len(p.told())
 		if n < 60 || n > 62 {
 			t.Errorf("%d heartbeats in a minute", n)
 		}
 		r.pass(time.Minute)
-		if len(p.states) > n+1 {
-			t.Errorf("%d heartbeats after the minute", len(p.states)-n)
+		if len(p.told()) > n+1 {
+			t.Errorf("%d heartbeats after the minute", len(p.told())-n)
 		}
 	})
 }
@@ -256,8 +256,8 @@ func TestHeartbeatWhileReadingBack(t *testing.T) {
 		r.lock(func() { p.ignores = true })
 		r.send(r.result(1, 1))
 		r.pass(9 * time.Second)
-		if len(p.states) < 30 {
-			t.Errorf("%d heartbeats in 9 s of reading back", len(p.states))
+		if len(p.told()) < 30 {
+			t.Errorf("%d heartbeats in 9 s of reading back", len(p.told()))
 		}
 	})
 }

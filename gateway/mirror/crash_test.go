@@ -124,13 +124,13 @@ func crash(t *testing.T, name string, c crashCase, at string, nth int) (crashed 
 	r.stop()
 
 	var last uint64
-	for _, w := range p.writes {
+	for _, w := range p.wrote() {
 		if w.Version != 0 && w.Version <= last {
 			t.Errorf("%s: version %d is written after version %d", name, w.Version, last)
 		}
 		last = max(last, w.Version)
 	}
-	if target.Mode != guard.Armed && len(p.writes) > 0 {
+	if target.Mode != guard.Armed && len(p.wrote()) > 0 {
 		t.Errorf("%s: written though not armed", name)
 	}
 	if left := r.undone(); left != 0 {
@@ -170,7 +170,7 @@ func audited(t *testing.T, name string, r *rig) {
 		}
 	}
 	writes := map[uint64]int{}
-	for _, w := range r.devices["sp1"].writes {
+	for _, w := range r.devices["sp1"].wrote() {
 		if writes[w.Version]++; writes[w.Version] > intents[w.Version] {
 			t.Errorf("%s: version %d was written without an intent", name, w.Version)
 		}
@@ -207,7 +207,7 @@ func TestAnIntentWithoutOutcome(t *testing.T) {
 			r.start()
 			r.pass(3 * time.Second)
 			r.tells("held sp1 1", "intent sp1 1", c.want)
-			if n := len(r.devices["sp1"].writes); n != c.writes {
+			if n := len(r.devices["sp1"].wrote()); n != c.writes {
 				t.Errorf("%s: %d writes, want %d", c.at, n, c.writes)
 			}
 			r.send(r.result(1, 6))

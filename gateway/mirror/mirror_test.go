@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,7 +31,7 @@ func TestAResultIsWrittenAndReadBack(t *testing.T) {
 		if s.Version != 17 || s.Last == nil || s.Last.Value.Float() != 41.5 || s.Outcomes["written"] != 1 || s.Pending != nil {
 			t.Errorf("status %+v", s)
 		}
-		c := r.devices["sp1"].writes[0]
+		c := r.devices["sp1"].wrote()[0]
 		if c.Version != 17 || c.Quality != sample.Good || c.ValidUntil.Sub(c.Time) != 10*time.Minute {
 			t.Errorf("the command is %+v", c)
 		}
@@ -69,8 +70,8 @@ func TestWhatADeviceAnswers(t *testing.T) {
 				if got := r.story(); !strings.HasSuffix(got[len(got)-1], "sp1 17 "+string(c.want)) {
 					t.Errorf("the outcome is %q, want %s", got, c.want)
 				}
-				if len(p.writes) != c.writes {
-					t.Errorf("%d writes, want %d", len(p.writes), c.writes)
+				if len(p.wrote()) != c.writes {
+					t.Errorf("%d writes, want %d", len(p.wrote()), c.writes)
 				}
 				if why := r.downOf("target/sp1"); (why != "") != c.down {
 					t.Errorf("the target is down: %q", why)
@@ -175,8 +176,8 @@ func TestDryRunDoesAllButWrite(t *testing.T) {
 		r.send(r.result(2, 46))
 		r.tells("held sp1 2", "outcome sp1 2 refused step_from_present")
 		r.pass(time.Hour)
-		if len(p.writes)+len(p.states) != 0 {
-			t.Errorf("written %v, told %v", p.writes, p.states)
+		if len(p.wrote())+len(p.told()) != 0 {
+			t.Errorf("written %v, told %v", p.wrote(), p.told())
 		}
 	})
 }
@@ -201,7 +202,7 @@ func TestFlood(t *testing.T) {
 		r.pass(10 * time.Second)
 		p := r.devices["sp1"]
 		var last uint64
-		for i, c := range p.writes {
+		for i, c := range p.wrote() {
 			if c.Version <= last {
 				t.Errorf("version %d after %d", c.Version, last)
 			}
@@ -209,11 +210,11 @@ func TestFlood(t *testing.T) {
 				t.Errorf("written after %s", p.writtenAt[i]-p.writtenAt[i-1])
 			}
 		}
-		if last != n || len(p.writes) < 6 || len(p.writes) > 7 {
-			t.Errorf("%d writes, the last of version %d", len(p.writes), last)
+		if last != n || len(p.wrote()) < 6 || len(p.wrote()) > 7 {
+			t.Errorf("%d writes, the last of version %d", len(p.wrote()), last)
 		}
 		outcomes := r.m.Status().Targets[0].Outcomes
-		if int(outcomes["superseded"])+len(p.writes) != n {
+		if int(outcomes["superseded"])+len(p.wrote()) != n {
 			t.Errorf("%v of %d results", outcomes, n)
 		}
 		if lines := strings.Count(r.logged(), "mirror target"); lines > 3 {
@@ -284,7 +285,7 @@ func TestNothingIsWrittenWhileTheLogFails(t *testing.T) {
 		r.lock(func() { beats = len(p.states) })
 		r.pass(time.Minute)
 		r.written(1)
-		if len(p.states) != beats {
+		if len(p.told()) != beats {
 			t.Error("the heartbeat goes on")
 		}
 		if why := r.downOf("audit"); !strings.Contains(why, "no space left") || !strings.Contains(why, "free") {
@@ -383,7 +384,7 @@ func TestStatusSamples(t *testing.T) {
 	within(t, []Target{sp1()}, func(r *rig) {
 		r.send(r.result(1<<60, 41.5), r.result(7, 1))
 		var got []sample.Sample
-		r.lock(func() { got = r.status })
+		r.lock(func() { got = slices.Clone(r.status) })
 		if len(got) != 2 {
 			t.Fatalf("%d samples", len(got))
 		}
@@ -496,8 +497,8 @@ func TestANewerOneComesBeforeTheIntent(t *testing.T) {
 func TestNothingIsToldUnarmed(t *testing.T) {
 	within(t, []Target{sp1()}, func(r *rig) {
 		r.disarm()
-		n := len(r.devices["sp1"].states)
-		if sent, err := r.m.targets[0].sendState(t.Context(), protocols.State{Valid: true}); sent || err != nil || len(r.devices["sp1"].states) != n {
+		n := len(r.devices["sp1"].told())
+		if sent, err := r.m.targets[0].sendState(t.Context(), protocols.State{Valid: true}); sent || err != nil || len(r.devices["sp1"].told()) != n {
 			t.Errorf("told %t, %v", sent, err)
 		}
 	})
@@ -515,7 +516,7 @@ func TestADeviceThatHangs(t *testing.T) {
 			one.Target = "sp2"
 			r.send(one)
 		}
-		if n := len(r.devices["sp2"].writes); n != 100 {
+		if n := len(r.devices["sp2"].wrote()); n != 100 {
 			t.Errorf("%d writes to the other", n)
 		}
 		r.pass(ioWithin + 3*time.Second)

@@ -199,6 +199,19 @@ func (p *plc) Tell(_ context.Context, s protocols.State) error {
 	return nil
 }
 
+// told, wrote and shows are what the device has seen so far.
+func (p *plc) told() []protocols.State { return seen(p, &p.states) }
+
+func (p *plc) wrote() []protocols.Command { return seen(p, &p.writes) }
+
+func (p *plc) shows() []protocols.Command { return seen(p, &p.restored) }
+
+func seen[T any](p *plc, list *[]T) []T {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return slices.Clone(*list)
+}
+
 func (p *plc) Close() error { p.closed = true; return nil }
 
 // shown is a device that lives in the gateway.

@@ -66,7 +66,7 @@ func TestStaleHold(t *testing.T) {
 		r.send(r.result(1, 1))
 		r.pass(time.Hour)
 		r.written(1)
-		if s := r.devices["sp1"].states; !s[len(s)-1].Valid {
+		if s := r.devices["sp1"].told(); !s[len(s)-1].Valid {
 			t.Error("a value that is held is marked")
 		}
 		r.tells("outcome sp1 1 written", "stale sp1 0")
@@ -94,7 +94,7 @@ func TestStaleFallback(t *testing.T) {
 		r.restart()
 		r.pass(time.Hour)
 		r.written(1, 300)
-		if c := p.writes[1]; c.Version != 0 || !c.ValidUntil.After(r.clock.Now().AddDate(50, 0, 0)) || !c.Quality.IsUncertain() {
+		if c := p.wrote()[1]; c.Version != 0 || !c.ValidUntil.After(r.clock.Now().AddDate(50, 0, 0)) || !c.Quality.IsUncertain() {
 			t.Errorf("the fallback's command is %+v", c)
 		}
 		// The next result is measured from the fallback value.
@@ -114,25 +114,25 @@ func TestRestore(t *testing.T) {
 		p := r.devices["sp1"]
 		r.send(r.result(1, 41))
 		r.restart()
-		if len(p.restored) != 1 || p.restored[0].Value != sample.FloatValue(41) || p.restored[0].Version != 1 {
-			t.Errorf("restored %+v", p.restored)
+		if len(p.shows()) != 1 || p.shows()[0].Value != sample.FloatValue(41) || p.shows()[0].Version != 1 {
+			t.Errorf("restored %+v", p.shows())
 		}
 		r.disarm()
 		r.restart()
 		r.pass(time.Minute)
-		if len(p.restored) != 1 {
+		if len(p.shows()) != 1 {
 			t.Error("restored though not armed")
 		}
 		r.arm(Configured)
 		r.pass(time.Second)
-		if len(p.restored) != 2 {
+		if len(p.shows()) != 2 {
 			t.Error("not restored when armed again")
 		}
 		r.stop()
 		r.pass(time.Hour)
 		r.start()
-		if len(p.restored) != 2 {
-			t.Errorf("restored after its validity: %+v", p.restored)
+		if len(p.shows()) != 2 {
+			t.Errorf("restored after its validity: %+v", p.shows())
 		}
 	})
 }

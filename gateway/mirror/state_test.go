@@ -115,7 +115,7 @@ func TestTheStateIsThatOfTheLog(t *testing.T) {
 		if len(files) < 5 {
 			t.Errorf("%d files", len(files))
 		}
-		if n := len(r.devices["sp1"].writes); n < 4 || n > 7 {
+		if n := len(r.devices["sp1"].wrote()); n < 4 || n > 7 {
 			t.Errorf("%d writes in 28 s at 5 s", n)
 		}
 	})
