@@ -1,0 +1,333 @@
+package gateway_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	feeds "millrace/feeds/all"
+	"millrace/gateway"
+	"millrace/gateway/config"
+	"millrace/gateway/control"
+	"millrace/gateway/mirror"
+	"millrace/gateway/mirror/audit"
+	"millrace/internal/clock"
+	"millrace/internal/sim/awssim"
+	"millrace/internal/sim/modbussim"
+	protocols "millrace/protocols/all"
+	"millrace/sample"
+	"millrace/sample/result"
+	"millrace/uploader/all"
+	"millrace/uploader/awsconf"
+)
+
+// plc is a simulated PLC: holding registers and an enable coil.
+type plc struct {
+	mu     sync.Mutex
+	regs   [200]uint16
+	enable uint16
+	writes int // that touched the value
+}
+
+func (p *plc) read(_ uint8, t modbussim.Table, address uint16, values []uint16) modbussim.Exception {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t == modbussim.Coil {
+		values[0] = p.enable
+		return 0
+	}
+	copy(values, p.regs[address:])
+	return 0
+}
+
+func (p *plc) write(_ uint8, _ modbussim.Table, address uint16, values []uint16) modbussim.Exception {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if address <= 100 && int(address)+len(values) > 100 {
+		p.writes++
+	}
+	copy(p.regs[address:], values)
+	return 0
+}
+
+func (p *plc) set(enable uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.enable = enable
+}
+
+// block is what stands at holding:100: value, version, validity, heartbeat.
+func (p *plc) block() (value float64, version uint32, valid, beat uint16, writes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.regs[100:]
+	return float64(math.Float32frombits(uint32(r[0])<<16 | uint32(r[1]))), uint32(r[2])<<16 | uint32(r[3]), r[4], r[5], p.writes
+}
+
+// TestAResultIsMirrored with real parts: from an SQS queue into a PLC over the
+// connection by which it is read, and its outcomes up to a file.
+func TestAResultIsMirrored(t *testing.T) {
+	dir := t.TempDir()
+	cloud, err := awssim.Start(awssim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cloud.Close()
+	device := &plc{enable: 1}
+	sim, err := modbussim.Start(modbussim.Options{Read: device.read, Write: device.write})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sim.Close()
+	client := sqs.New(sqs.Options{
+		Region: "eu-central-1", BaseEndpoint: aws.String(cloud.URL(awssim.ServiceSQS)),
+		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), HTTPClient: awsconf.Steady(http.DefaultClient),
+	})
+	if _, err := client.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("results")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, forger := ed25519.NewKeyFromSeed(make([]byte, 32)), ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", 32)))
+	scada := freeAddr(t)
+	cfg, err := config.Parse("millrace.yaml", fmt.Appendf(nil, `
+gateway: {site: north, id: gw1}
+clock: {sync: ignore}
+spool: {dir: %[1]s/spool, commit_interval: 20ms}
+control: {socket: %[1]s/c.sock}
+sources:
+  - {name: plc, type: modbus, scan_rate: 50ms, connection: {url: "%[2]s"}, tags: [{name: mirror_ok, address: "coil:20", type: bool}]}
+sinks: [{name: out, type: file, dir: %[1]s/out, format: jsonl}]
+mirror:
+  enabled: true
+  dir: %[1]s/mirror
+  keys: [{name: cloud, ed25519: "%[3]s"}]
+  feeds: [{name: results, type: sqs, queue_url: "%[4]s", region: eu-central-1, endpoint: "%[5]s", credentials: {access_key_id: AKIATEST, secret_access_key: "file:%[1]s/secret"}}]
+  devices: [{name: scada, type: modbus_server, connection: {listen: "%[6]s"}, tags: [{tag: north/plc/mirror_ok, address: "discrete:0"}]}]
+  targets:
+    - {name: sp1, mode: dry_run, feeds: [results], type: float64, unit: kW, min: 0, max: 500, max_step: 50, min_interval: 0s, heartbeat: 100ms, enable: north/plc/mirror_ok, enable_max_age: 5s,
+       write: {to: plc, address: "holding:100", type: float32, version_address: "holding:102", validity_address: "holding:104", heartbeat_address: "holding:105"}}
+    - {name: shown, mode: armed, feeds: [results], type: int64, write: {to: scada, address: "holding:0", type: int32}}
+`, dir, sim.URL(), base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), cloud.QueueURL("results"), cloud.URL(awssim.ServiceSQS), scada),
+		config.Registry{Protocols: protocols.List(), Sinks: all.List(), Feeds: feeds.List()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := gateway.New(t.Context(), gateway.Options{
+		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: dir,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				st := g.Status()
+				t.Fatalf("%s: never; %+v; %+v", what, st.Mirror, st.Components)
+			}
+		}
+	}
+	send := func(target string, version uint64, v sample.Value, with ed25519.PrivateKey) {
+		t.Helper()
+		now := time.Now().UTC()
+		r := result.Result{
+			ID: fmt.Sprintf("%s-%d", target, version), Site: "north", Target: target, Version: version, Value: v, Unit: map[bool]string{true: "kW"}[target == "sp1"],
+			Quality: sample.Good, ComputedAt: now, ValidFrom: now, ValidUntil: now.Add(time.Hour), Run: "test",
+		}
+		r.Sign("cloud", with)
+		body, err := r.Encode()
+		if err == nil {
+			_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: aws.String(cloud.QueueURL("results")), MessageBody: aws.String(string(body))})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	outcomes := func(i int) (map[string]uint64, map[string]uint64) {
+		s := g.Status().Mirror.Targets[i]
+		return s.Outcomes, s.Refused
+	}
+	post := func(path string, args url.Values) {
+		t.Helper()
+		if err := control.Post(t.Context(), filepath.Join(dir, "c.sock"), path, args, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	written := func(n uint64) func() bool {
+		return func() bool { o, _ := outcomes(0); return o[string(mirror.Written)] == n }
+	}
+	refused := func(reason string) func() bool {
+		return func() bool { _, r := outcomes(0); return r[reason] == 1 }
+	}
+
+	send("sp1", 1, sample.FloatValue(10), key)
+	until("the dry run", func() bool { o, _ := outcomes(0); return o[string(mirror.DryRun)] == 1 })
+	if _, _, _, beat, writes := device.block(); beat != 0 || writes != 0 {
+		t.Errorf("a dry run wrote: %d times, heartbeat %d", writes, beat)
+	}
+	post("/v1/mirror/arm", url.Values{"target": {"sp1"}, "for": {"1h"}})
+	send("sp1", 2, sample.FloatValue(41.5), key)
+	until("the write", written(1))
+	if v, version, valid, _, writes := device.block(); v != 41.5 || version != 2 || valid != 1 || writes != 1 {
+		t.Errorf("the PLC holds %v, version %d, validity %d after %d writes", v, version, valid, writes)
+	}
+	until("a heartbeat", func() bool { _, _, _, beat, _ := device.block(); return beat > 1 })
+	send("sp1", 3, sample.FloatValue(900), key)
+	until("the refusal", refused("above_max"))
+	send("sp1", 4, sample.FloatValue(50), forger)
+	until("the refusal", refused("bad_signature"))
+	send("sp1", 2, sample.FloatValue(42), key)
+	until("the refusal", refused("not_newer"))
+	device.set(0)
+	until("the enable tag is read as false", func() bool { return g.Status().Sources["plc"].In > 0 && enabledShown(t, scada) == 0 })
+	send("sp1", 5, sample.FloatValue(50), key)
+	until("the refusal", refused("not_enabled"))
+	device.set(1)
+	until("the enable tag is read as true", func() bool { return enabledShown(t, scada) == 1 })
+	send("shown", 1, sample.IntValue(-7), key)
+	until("the value is shown", func() bool { o, _ := outcomes(1); return o[string(mirror.Written)] == 1 })
+	if got := modbusRead(t, scada, 3, 0, 2); got != "fffffff9" {
+		t.Errorf("the gateway's own server shows %s", got)
+	}
+	post("/v1/mirror/disarm", url.Values{"target": {"sp1"}})
+	send("sp1", 6, sample.FloatValue(60), key)
+	until("the dry run", func() bool { o, _ := outcomes(0); return o[string(mirror.DryRun)] == 2 })
+	if v, _, _, _, writes := device.block(); v != 41.5 || writes != 1 {
+		t.Errorf("the PLC holds %v after %d writes", v, writes)
+	}
+	until("the queue is empty", func() bool {
+		out, err := client.GetQueueAttributes(t.Context(), &sqs.GetQueueAttributesInput{QueueUrl: aws.String(cloud.QueueURL("results")), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll}})
+		return err == nil && out.Attributes["ApproximateNumberOfMessages"] == "0" && out.Attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	checkRecord(t, dir)
+}
+
+// checkRecord looks at what is left after the stop: the audit log, and the
+// status samples that were delivered.
+func checkRecord(t *testing.T, dir string) {
+	t.Helper()
+	rep, err := audit.Verify(filepath.Join(dir, "mirror"), nil, nil)
+	if err != nil || !rep.Whole() {
+		t.Errorf("the audit log: %+v, %v", rep, err)
+	}
+	counted := map[string]int{}
+	who := map[string]string{}
+	if err := audit.Show(filepath.Join(dir, "mirror"), audit.Filter{}, func(r *audit.Record) error {
+		what := r.Kind
+		if r.Outcome != "" {
+			what = strings.TrimSpace(r.Target + " " + r.Outcome + " " + r.Reason)
+		}
+		counted[what]++
+		who[r.Kind] = r.Who
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	delivered := readFiles(t, filepath.Join(dir, "out", "*"))
+	for what, n := range map[string]int{
+		"sp1 dry_run": 2, "sp1 written": 1, "shown written": 1, "arm": 1, "disarm": 1, "start": 1, "stop": 1, "intent": 2,
+		"sp1 refused above_max": 1, "sp1 refused bad_signature": 1, "sp1 refused not_newer": 1, "sp1 refused not_enabled": 1,
+	} {
+		if counted[what] != n {
+			t.Errorf("the audit log has %d of %q, want %d: %v", counted[what], what, n, counted)
+		}
+		target, outcome, isOutcome := strings.Cut(what, " ")
+		if !isOutcome {
+			continue
+		}
+		outcome, reason, _ := strings.Cut(outcome, " ")
+		sent := 0
+		for line := range strings.Lines(delivered) {
+			if strings.Contains(line, `"tag":"north/mirror/`+target+`/status"`) && strings.Contains(line, `\"outcome\":\"`+outcome+`\"`) &&
+				(reason == "" || strings.Contains(line, `\"reason\":\"`+reason+`\"`)) {
+				sent++
+			}
+		}
+		if sent != n {
+			t.Errorf("%d status samples of %q were delivered, want %d", sent, what, n)
+		}
+	}
+	if me := fmt.Sprintf("(uid %d, pid %d)", os.Getuid(), os.Getpid()); !strings.Contains(who["arm"], me) || !strings.Contains(who["disarm"], me) {
+		t.Errorf("armed by %q, disarmed by %q", who["arm"], who["disarm"])
+	}
+}
+
+func readFiles(t *testing.T, pattern string) string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
+}
+
+// enabledShown reads the enable tag as the gateway's own server shows it: 0, 1,
+// or -1 where it cannot be read.
+func enabledShown(t *testing.T, addr string) int {
+	switch modbusRead(t, addr, 2, 0, 1) {
+	case "00":
+		return 0
+	case "01":
+		return 1
+	}
+	return -1
+}
+
+// modbusRead asks a Modbus server by hand, and returns the data as hexadecimal
+// digits, or "" where there is none.
+func modbusRead(t *testing.T, addr string, function byte, address, count uint16) string {
+	t.Helper()
+	c, err := (&net.Dialer{Timeout: time.Second}).Dial("tcp", addr)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second)) // it fails on a closed connection only
+	request := []byte{0, 1, 0, 0, 0, 6, 1, function, byte(address >> 8), byte(address), byte(count >> 8), byte(count)}
+	if _, err := c.Write(request); err != nil {
+		return ""
+	}
+	answer := make([]byte, 260)
+	n, err := c.Read(answer)
+	if err != nil || n < 10 || answer[7] != function {
+		return ""
+	}
+	return hex.EncodeToString(answer[9:n])
+}
