@@ -62,7 +62,9 @@ func TestForeignAnswersAreNotTaken(t *testing.T) {
 					useless.Add(1)
 				}
 			}})
-			l := testLink(t, testConfig(sim))
+			cfg := testConfig(sim)
+			cfg.Timeout = 200 * time.Millisecond
+			l := testLink(t, cfg)
 			sim.SetFaults(c.faults)
 			_, err := readWord(l, 11)
 			var timeout *timeoutError

@@ -44,6 +44,9 @@ func openTargetOn(t testing.TB, conn protocols.Connection, cfg *Config, kind sam
 	return target, h
 }
 
+// opened is the target behind the interface.
+func opened(t protocols.Target) *target { return t.(*target) }
+
 // at is a target with a value only.
 func at(address, typ string) func(*TargetConfig) {
 	return func(c *TargetConfig) {
@@ -339,8 +342,10 @@ func TestTargetNeverShowsAMix(t *testing.T) {
 				p := &plc{}
 				sim := startSim(t, modbussim.Options{Read: p.read, Write: p.write})
 				cfg := testConfig(sim)
-				cfg.Timeout = 50 * time.Millisecond
+				cfg.Timeout = 30 * time.Millisecond
 				target, _ := openTarget(t, cfg, sample.Float64, shape.set)
+				l := opened(target).conn.link
+				l.retry.Base, l.retry.Max = time.Microsecond, time.Microsecond
 				if err := target.Write(t.Context(), command(sample.FloatValue(1), 7)); err != nil {
 					t.Fatal(err)
 				}
@@ -378,13 +383,7 @@ func TestTargetNeverShowsAMix(t *testing.T) {
 				p.before = nil
 				p.mu.Unlock()
 				sim.SetFaults(modbussim.Faults{})
-				for n := range 100 { // until the back-off is over
-					if err = target.Tell(t.Context(), protocols.State{Valid: true, Heartbeat: uint16(n)}); err == nil {
-						break
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-				if err != nil {
+				if err = target.Tell(t.Context(), protocols.State{Valid: true, Heartbeat: 1}); err != nil {
 					t.Errorf("%s: tell: %v", name, err)
 				}
 				if _, used := p.report(); used != old && used != old+", "+fresh {
@@ -534,7 +533,7 @@ func TestTargetLeavesASilentUnitAlone(t *testing.T) {
 	cfg := testConfig(sim)
 	cfg.Timeout = 50 * time.Millisecond
 	silent, _ := openTarget(t, cfg, sample.Int64, at("9/holding:1", "uint16"))
-	l := silent.(*target).conn.link
+	l := opened(silent).conn.link
 	l.retry.Base, l.retry.Max = time.Hour, 2*time.Hour
 	for n, want := range []protocols.WriteOutcome{protocols.Unknown, protocols.Unknown, protocols.Unsent, protocols.Unsent} {
 		if err := silent.Write(t.Context(), command(sample.IntValue(1), 1)); protocols.OutcomeOf(err) != want {
