@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"encoding/binary"
 	"io"
 	"log/slog"
@@ -319,3 +320,8 @@ func attribute(t testing.TB, c *opcua.Client, node string, a ua.AttributeID) *ua
 }
 
 func testLogger(l *logs) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func thumbprintOf(der []byte) []byte {
+	sum := sha1.Sum(der)
+	return sum[:]
+}
