@@ -22,7 +22,7 @@ type conn struct {
 }
 
 func newConn(s *Server, c net.Conn) *conn {
-	w := newWire(c)
+	w := newWire(c, s.times.chunk)
 	n := s.channels.Add(1)
 	if n == 0 {
 		n = s.channels.Add(1)
@@ -36,7 +36,7 @@ func (c *conn) run(ctx context.Context) error {
 	defer cancel()
 	c.ctx = ctx
 	defer c.srv.sessions.lost(c)
-	until := time.Now().Add(openWithin)
+	until := time.Now().Add(c.srv.times.open)
 	var err error
 	if c.url, err = c.wire.hello(until); err != nil {
 		return err

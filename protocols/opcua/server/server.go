@@ -39,6 +39,7 @@ type Server struct {
 	nonces    *nonceRing
 	users     *users
 	warned    *once
+	times     times
 
 	mu       sync.Mutex
 	identity *pki.Identity // nil before prepare
@@ -57,7 +58,7 @@ func newServer(cfg Config, st protocols.Settings) *Server {
 	s := &Server{
 		cfg: cfg, site: st.Site, log: st.Log, clock: st.Clock, born: time.Now(), started: clock.WallOf(st.Clock).UTC(),
 		space: &space{nodes: map[nodeKey]*node{}}, mirrors: map[string]*mirrorVariable{},
-		nonces: newNonceRing(), warned: newOnce(),
+		nonces: newNonceRing(), warned: newOnce(), times: usualTimes(),
 	}
 	s.users = newUsers(cfg.Users, s.log)
 	s.sessions.byToken = map[string]*session{}

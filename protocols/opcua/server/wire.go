@@ -29,15 +29,19 @@ const (
 	maxMessage  = 1 << 20
 	maxStranger = 64 << 10
 	maxChunks   = 64
-	// chunkWithin is how long a chunk may take from its first byte to its last,
-	// messageWithin a message of several, and writeWithin what we write: who is
-	// slower is cut off.
-	chunkWithin   = 10 * time.Second
+	// messageWithin is how long a message of several chunks may take, and
+	// writeWithin what we write: who is slower is cut off.
 	messageWithin = 30 * time.Second
 	writeWithin   = 10 * time.Second
-	// openWithin is how long a connection may be without a channel.
-	openWithin = 10 * time.Second
 )
+
+// times are how long a client may take.
+type times struct {
+	open  time.Duration // without a channel
+	chunk time.Duration // from its first byte to its last
+}
+
+func usualTimes() times { return times{open: 10 * time.Second, chunk: 10 * time.Second} }
 
 // frame is one chunk as it is on the wire.
 type frame struct {
@@ -76,14 +80,15 @@ type wire struct {
 	conn   net.Conn
 	r      *bufio.Reader
 	limits limits
+	chunk  time.Duration // that one may take
 }
 
-func newWire(c net.Conn) *wire {
-	return &wire{conn: c, r: bufio.NewReaderSize(c, 4096), limits: limits{receive: maxOpen}}
+func newWire(c net.Conn, chunk time.Duration) *wire {
+	return &wire{conn: c, r: bufio.NewReaderSize(c, 4096), limits: limits{receive: maxOpen}, chunk: chunk}
 }
 
 // next returns the next frame. It waits for its first byte until idle, and then
-// for the others within chunkWithin.
+// for the others as long as a chunk may take.
 func (w *wire) next(idle time.Time) (frame, error) {
 	if err := w.conn.SetReadDeadline(idle); err != nil {
 		return frame{}, err
@@ -94,7 +99,7 @@ func (w *wire) next(idle time.Time) (frame, error) {
 		}
 		return frame{}, err
 	}
-	if err := w.conn.SetReadDeadline(time.Now().Add(chunkWithin)); err != nil {
+	if err := w.conn.SetReadDeadline(time.Now().Add(w.chunk)); err != nil {
 		return frame{}, err
 	}
 	var head [frameHeader]byte
