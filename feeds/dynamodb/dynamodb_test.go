@@ -4,57 +4,35 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	awsddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"millrace/feeds/feedtest"
-	"millrace/internal/secret"
 	"millrace/internal/sim/awssim"
 	"millrace/uploader/awsconf"
-	"millrace/uploader/sinktest"
 )
 
 const table = "millrace-results"
 
 // bench is a simulated DynamoDB with a results table.
 type bench struct {
-	server *awssim.Server
+	*feedtest.AWS
 	client *awsddb.Client
 	conf   *Config
 }
 
 func newBench(t *testing.T) *bench {
-	s, err := awssim.Start(awssim.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var ref secret.Ref
-	if err := ref.UnmarshalText([]byte("file:" + path)); err != nil {
-		t.Fatal(err)
-	}
+	a := feedtest.StartAWS(t, awssim.ServiceDynamoDB)
+	endpoint, keys := a.Client()
 	conf := Kind{}.NewConfig().(*Config)
-	conf.Table, conf.Region, conf.Endpoint, conf.Interval = table, "eu-central-1", s.URL(awssim.ServiceDynamoDB), 100*time.Millisecond
-	conf.Credentials = awsconf.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: ref}
-	b := &bench{server: s, conf: conf, client: awsddb.New(awsddb.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String(s.URL(awssim.ServiceDynamoDB)),
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), HTTPClient: awsconf.Steady(http.DefaultClient),
+	conf.Table, conf.Interval, conf.Config = table, 100*time.Millisecond, a.Conf
+	b := &bench{AWS: a, conf: conf, client: awsddb.New(awsddb.Options{
+		Region: a.Conf.Region, BaseEndpoint: endpoint, Credentials: keys, HTTPClient: awsconf.Steady(http.DefaultClient),
 	})}
 	b.create(t)
 	return b
@@ -92,30 +70,18 @@ func (b *bench) publish(t *testing.T, at time.Time, id, body string) {
 
 func start(t *testing.T) *feedtest.Endpoint {
 	b := newBench(t)
-	set := func(f awssim.Faults) func(bool) {
-		return func(on bool) {
-			if !on {
-				f = awssim.Faults{}
-			}
-			b.server.SetFaults(awssim.ServiceDynamoDB, f)
-		}
-	}
 	return &feedtest.Endpoint{
 		Config: b.conf, Forgets: true,
 		Publish: func(t *testing.T, key, body string) { b.publish(t, time.Now(), key, body) },
-		Set: map[sinktest.Fault]func(bool){
-			sinktest.Down: set(awssim.Faults{Down: true}), sinktest.Throttled: set(awssim.Faults{Throttled: 1}), sinktest.Denied: set(awssim.Faults{Denied: true}),
-			sinktest.Expired: set(awssim.Faults{Expired: true}), sinktest.Skewed: set(awssim.Faults{Skewed: true}),
-			sinktest.Missing: func(on bool) {
-				if !on {
-					b.create(t)
-					return
-				}
-				if _, err := b.client.DeleteTable(t.Context(), &awsddb.DeleteTableInput{TableName: aws.String(table)}); err != nil {
-					t.Fatal(err)
-				}
-			},
-		},
+		Set: b.Faults(func(on bool) {
+			if !on {
+				b.create(t)
+				return
+			}
+			if _, err := b.client.DeleteTable(t.Context(), &awsddb.DeleteTableInput{TableName: aws.String(table)}); err != nil {
+				t.Fatal(err)
+			}
+		}),
 	}
 }
 
@@ -182,7 +148,7 @@ func TestPollsAreSpaced(t *testing.T) {
 	b := newBench(t)
 	b.conf.Interval = 300 * time.Millisecond
 	f := feedtest.Open(t, &feedtest.Endpoint{Config: b.conf}, "")
-	before := b.server.Stats(awssim.ServiceDynamoDB).Requests
+	before := b.Server.Stats(awssim.ServiceDynamoDB).Requests
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -190,7 +156,7 @@ func TestPollsAreSpaced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := b.server.Stats(awssim.ServiceDynamoDB).Requests - before; n < 2 || n > 4 {
+	if n := b.Server.Stats(awssim.ServiceDynamoDB).Requests - before; n < 2 || n > 4 {
 		t.Errorf("%d requests in a second, want one each 300 ms", n)
 	}
 }

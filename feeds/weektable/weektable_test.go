@@ -4,20 +4,17 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	awsddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"millrace/feeds"
-	"millrace/internal/secret"
+	"millrace/feeds/feedtest"
 	"millrace/internal/sim/awssim"
 	"millrace/sample"
 	"millrace/sample/block"
@@ -42,8 +39,8 @@ type hands struct{ now time.Time }
 func (h *hands) Now() time.Time { return h.now }
 
 type bench struct {
-	t      *testing.T
-	server *awssim.Server
+	t *testing.T
+	*feedtest.AWS
 	client *awsddb.Client
 	conf   *Config
 	clock  *hands
@@ -52,32 +49,13 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	s, err := awssim.Start(awssim.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var ref secret.Ref
-	if err := ref.UnmarshalText([]byte("file:" + path)); err != nil {
-		t.Fatal(err)
-	}
+	a := feedtest.StartAWS(t, awssim.ServiceDynamoDB)
+	endpoint, keys := a.Client()
 	conf := Kind{}.NewConfig().(*Config)
-	conf.TablePrefix, conf.Tag, conf.Gateway, conf.Target = "plant", tag, "gw7", "sp1"
-	conf.Region, conf.Endpoint = "eu-central-1", s.URL(awssim.ServiceDynamoDB)
-	conf.Credentials = awsconf.Credentials{AccessKeyID: "AKIATEST", SecretAccessKey: ref}
-	b := &bench{t: t, server: s, conf: conf, clock: &hands{monday}, seq: map[string]uint64{}, client: awsddb.New(awsddb.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String(s.URL(awssim.ServiceDynamoDB)),
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), HTTPClient: awsconf.Steady(http.DefaultClient),
+	conf.TablePrefix, conf.Tag, conf.Gateway, conf.Target, conf.Config = "plant", tag, "gw7", "sp1", a.Conf
+	return &bench{t: t, AWS: a, conf: conf, clock: &hands{monday}, seq: map[string]uint64{}, client: awsddb.New(awsddb.Options{
+		Region: a.Conf.Region, BaseEndpoint: endpoint, Credentials: keys, HTTPClient: awsconf.Steady(http.DefaultClient),
 	})}
-	return b
 }
 
 // open opens the feed. Its polls are not spaced.
@@ -289,11 +267,11 @@ func TestFaults(t *testing.T) {
 	if uploader.Classify(err) != uploader.Hold || !strings.Contains(err.Error(), "no catalogue record") || !strings.Contains(err.Error(), "; correct tag") {
 		t.Errorf("without tables: %v", err)
 	}
-	b.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{Denied: true})
+	b.Server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{Denied: true})
 	if _, err := f.Receive(t.Context()); uploader.Classify(err) != uploader.Hold {
 		t.Errorf("denied: %v", err)
 	}
-	b.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{})
+	b.Server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{})
 	b.catalogue(monday.Add(-time.Hour), ledger.CatalogueEntry{Tag: tag, Stream: "s0003", Unit: "degC"})
 	b.store("s0003", temp(monday, 80))
 	if err := f.Check(t.Context()); err != nil {
