@@ -585,3 +585,40 @@ func TestWho(t *testing.T) {
 		}
 	})
 }
+
+// Where the log takes its time, what was read before is read again.
+func TestTheDeviceMovesWhileTheLogWaits(t *testing.T) {
+	sp := sp1()
+	sp.MaxStep = ptr(5.0)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Target{sp})
+		full := errors.New("no space left on device")
+		r.step = func(step string) {
+			if step == StepPrepared {
+				r.lock(func() { r.logFail = full })
+			}
+		}
+		r.start()
+		defer r.stop()
+		p := r.devices["sp1"]
+		r.send(r.result(1, 1))
+		r.pass(2 * time.Second)
+		r.lock(func() { p.present, r.logFail, r.step = sample.FloatValue(100), nil, nil })
+		r.pass(time.Minute)
+		r.written()
+		r.tells("held sp1 1", "intent sp1 1", "outcome sp1 1 refused step_from_present")
+	})
+}
+
+// The same value as before proves nothing where the device keeps the version.
+func TestTheSameValueAgain(t *testing.T) {
+	within(t, []Target{sp1()}, func(r *rig) {
+		p := r.devices["sp1"]
+		r.lock(func() { p.keeps = true })
+		r.send(r.result(1, 5))
+		r.lock(func() { p.ignores = true })
+		r.send(r.result(2, 5))
+		r.pass(3 * time.Second)
+		r.tells("held sp1 2", "intent sp1 2", "outcome sp1 2 unverified")
+	})
+}

@@ -17,6 +17,9 @@ import (
 // ioWithin bounds one call to a device that has no time limit of its own.
 const ioWithin = 15 * time.Second
 
+// presentFor is how long a reading of the device says what stands there now.
+const presentFor = time.Second
+
 // target is one target with its worker.
 type target struct {
 	m      *Mirror
@@ -195,14 +198,22 @@ func (t *target) prepare(ctx context.Context, v sample.Value, probe bool) (prepa
 	if t.cfg.MaxStep == nil && !probe {
 		return prepared, nil, nil
 	}
+	present, err = t.stands(ctx)
+	return prepared, present, err
+}
+
+// stands reads what stands at the device; nil where that is nothing usable.
+func (t *target) stands(ctx context.Context) (*sample.Value, error) {
+	ctx, cancel := context.WithTimeout(ctx, ioWithin)
+	defer cancel()
 	r, err := t.dev.Read(ctx)
-	if err != nil {
-		return prepared, nil, &protocols.WriteError{Outcome: protocols.Unsent, Err: err}
+	switch {
+	case err != nil:
+		return nil, &protocols.WriteError{Outcome: protocols.Unsent, Err: err}
+	case r.Quality.IsBad() || r.Value.Kind() == sample.Null:
+		return nil, nil
 	}
-	if r.Quality.IsBad() || r.Value.Kind() == sample.Null {
-		return prepared, nil, nil
-	}
-	return prepared, &r.Value, nil
+	return &r.Value, nil
 }
 
 // notPrepared settles or puts off a result that the device could not be asked
@@ -292,11 +303,24 @@ func (t *target) waits(p *held) bool {
 
 // commit decides for the last time before the intent, records it, and writes.
 func (t *target) commit(ctx context.Context, p *held, prepared sample.Value, present *sample.Value) {
-	if o, old := t.intend(ctx, p, prepared, present); o != nil {
-		t.m.step(StepIntended)
-		t.write(ctx, o, present, old)
+	defer t.within(0)
+	asked := time.Now()
+	o, old := t.intend(ctx, p, prepared, present)
+	if o == nil {
+		return
 	}
-	t.within(0)
+	t.m.step(StepIntended)
+	if t.cfg.MaxStep != nil && time.Since(asked) > presentFor {
+		// The log took its time, and the plant may have moved on.
+		var err error
+		if present, err = t.stands(context.WithoutCancel(ctx)); err != nil {
+			e := o.entry(kindOutcome, t.cfg.Name)
+			e.old, e.change.Close = old, true
+			t.notSent(ctx, o, e, err)
+			return
+		}
+	}
+	t.write(ctx, o, present, old)
 }
 
 // intend records the intent to write p. It returns nil where p is not to be

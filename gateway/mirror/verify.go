@@ -76,7 +76,7 @@ func (t *target) readBack(ctx context.Context, o *intent, within time.Duration) 
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		r, err := t.read(ctx)
 		if err == nil {
-			if same(o.Prepared.Value, r.Value) {
+			if o.shows(&r) {
 				return &r.Value, nil
 			}
 			seen, err = &r.Value, errDiffers
@@ -90,15 +90,26 @@ func (t *target) readBack(ctx context.Context, o *intent, within time.Duration) 
 	}
 }
 
+// shows reports whether a reading is of the write: the value, and where the
+// device keeps it also the version, since the value before may have been the same.
+func (o *intent) shows(r *protocols.Reading) bool {
+	return same(o.Prepared.Value, r.Value) && (o.Version == 0 || r.Version == 0 || r.Version == o.Version)
+}
+
 // read reads what stands at the device, which has to be usable.
 func (t *target) read(ctx context.Context) (protocols.Reading, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(t.cfg.VerifyWithin, time.Second))
-	defer cancel()
-	r, err := t.dev.Read(ctx)
+	r, err := t.readAny(ctx)
 	if err == nil && r.Quality.IsBad() {
 		err = fmt.Errorf("it reads %s", r.Quality)
 	}
 	return r, err
+}
+
+// readAny reads what stands at the device, usable or not.
+func (t *target) readAny(ctx context.Context) (protocols.Reading, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(t.cfg.VerifyWithin, time.Second))
+	defer cancel()
+	return t.dev.Read(ctx)
 }
 
 // recover settles a write that was under way when the gateway stopped. It reads
@@ -137,9 +148,9 @@ func (t *target) lookAfter(ctx context.Context, o *intent) (seen *sample.Value, 
 	end := time.Now().Add(recoverWithin)
 	var wait backoff.Policy
 	for try := 0; ; try++ {
-		r, err := t.read(ctx)
+		r, err := t.readAny(ctx)
 		switch {
-		case err == nil && (same(o.Prepared.Value, r.Value) || (o.Version > 0 && r.Version == o.Version)):
+		case err == nil && o.Version > 0 && r.Version == o.Version:
 			return &r.Value, true, nil
 		case err == nil:
 			// It answers; what is slow to show has its usual time.
