@@ -21,8 +21,11 @@ Starts, in one process and on the loopback only, a plant of more than 200 tags
 (Modbus TCP, OPC UA, MQTT, HTTP), Amazon SQS and DynamoDB endpoints, and a
 gateway between them. It cuts the cloud off for ten seconds, stops the meters
 for five, drains, and compares every value that a device put on the wire with
-those that the endpoints accepted. Exit code 1 unless nothing was lost, wrong
-or double.
+those that the endpoints accepted. Meanwhile a stand-in for the cloud half
+computes a setpoint from delivered samples and sends it back, signed; the
+gateway's mirror writes it to a meter's registers, and refuses one that is out
+of range. Exit code 1 unless nothing was lost, wrong or double, and what was
+sent, the outcomes, the registers and the mirror's audit log agree.
 
 Examples:
   millrace demo
@@ -59,7 +62,7 @@ func runDemo(ctx context.Context, c *call, o demo.Options) error {
 		r.Print(c.stdout)
 	}
 	if !r.Exact() {
-		return errors.New("the ledger is not exact: see lost, duplicates, wrong and audit")
+		return errors.New("the ledger is not exact: see lost, duplicates, wrong, audit and mirror")
 	}
 	return nil
 }

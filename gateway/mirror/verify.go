@@ -86,7 +86,9 @@ func (t *target) readBack(ctx context.Context, o *intent, within time.Duration) 
 		}
 		t.health.Beat()
 		t.tell(ctx)
-		backoff.Sleep(ctx, pause)
+		if !backoff.Sleep(ctx, pause) {
+			return seen, err
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
@@ -21,7 +22,7 @@ const (
 	region      = "eu-central-1"
 )
 
-// openCloud makes the queue and listens to what the endpoints accept. The
+// openCloud makes the queues and listens to what the endpoints accept. The
 // week tables are made by the sink.
 func (w *world) openCloud(ctx context.Context) (err error) {
 	if w.queue, err = newCollector(queueName); err != nil {
@@ -40,11 +41,17 @@ func (w *world) openCloud(ctx context.Context) (err error) {
 	client := sqs.New(sqs.Options{
 		Region: region, BaseEndpoint: aws.String(w.aws.URL(awssim.ServiceSQS)),
 		Credentials: credentials.NewStaticCredentialsProvider("demo", "demo", ""),
-		HTTPClient:  awsconf.Steady(http.DefaultClient),
+		HTTPClient:  awsconf.Steady(http.DefaultClient), RetryMaxAttempts: 1,
 	})
-	if _, err := client.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String(queueName)}); err != nil {
-		return fmt.Errorf("simulated queue: %w", err)
+	for _, name := range []string{queueName, resultsQueue} {
+		if _, err := client.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: aws.String(name)}); err != nil {
+			return fmt.Errorf("simulated queue %s: %w", name, err)
+		}
 	}
+	if w.optimiser, err = newOptimiser(client, w.aws.QueueURL(resultsQueue)); err != nil {
+		return err
+	}
+	w.queue.look = w.optimiser.look
 	return os.WriteFile(filepath.Join(w.dir, "secret"), []byte("demo\n"), 0o600)
 }
 
@@ -52,6 +59,7 @@ func (w *world) openCloud(ctx context.Context) (err error) {
 func (w *world) yaml() string {
 	keys := fmt.Sprintf("credentials: {access_key_id: demo, secret_access_key: %q}", "file:"+filepath.Join(w.dir, "secret"))
 	return fmt.Sprintf(`gateway: {site: %s, id: %s}
+clock: {sync: ignore}
 spool: {dir: %q, commit_interval: 250ms}
 control: {socket: %q}
 sources:
@@ -69,7 +77,13 @@ sources:
     region: %s
     endpoint: %q
     %s
-`, Site, Gateway, filepath.Join(w.dir, "spool"), filepath.Join(w.dir, "control.sock"), w.plant.YAML("2s"),
+%s`, Site, Gateway, filepath.Join(w.dir, "spool"), filepath.Join(w.dir, "control.sock"), w.plant.YAML("2s"),
 		w.aws.QueueURL(queueName), region, w.aws.URL(awssim.ServiceSQS), keys,
-		tablePrefix, region, w.aws.URL(awssim.ServiceDynamoDB), keys)
+		tablePrefix, region, w.aws.URL(awssim.ServiceDynamoDB), keys, w.mirrorYAML(keys))
 }
+
+func (w *world) sqsURL() string { return w.aws.URL(awssim.ServiceSQS) }
+
+func (w *world) auditDir() string { return filepath.Join(w.dir, "mirror") }
+
+func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

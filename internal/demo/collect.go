@@ -21,11 +21,14 @@ import (
 // it accepted, once per identity.
 type collector struct {
 	place string // the queue's name, or the prefix of the week tables
+	// look, where set, is shown the samples of each block.
+	look func([]sample.Sample)
 
 	mu     sync.Mutex
 	dec    *block.Decoder
 	seen   map[string]string // identity to bytes
 	blocks []arrived
+	mirror []outcome
 	count  int    // samples in blocks
 	lost   uint64 // declared by gap records
 	wire   int
@@ -104,6 +107,12 @@ func (c *collector) take(data []byte) error {
 			if g.Count != nil {
 				c.lost += *g.Count
 			}
+		case isStatus(&s):
+			o, err := parseOutcome(&s)
+			if err != nil {
+				return err
+			}
+			c.mirror = append(c.mirror, o)
 		case strings.Contains(s.Tag, "/$"): // the gateway's own
 		default:
 			a.samples = append(a.samples, s)
@@ -111,7 +120,17 @@ func (c *collector) take(data []byte) error {
 	}
 	c.blocks = append(c.blocks, a)
 	c.count += len(a.samples)
+	if c.look != nil {
+		c.look(a.samples)
+	}
 	return nil
+}
+
+// outcomes lists what arrived of the mirror's outcomes.
+func (c *collector) outcomes() []outcome {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.mirror)
 }
 
 // samples lists what arrived, each stream in the order of its blocks.

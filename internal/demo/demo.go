@@ -1,7 +1,9 @@
 // Package demo runs a whole plant in one process: simulated devices, a real
 // gateway on a temporary spool, and simulated AWS endpoints. It cuts the cloud
 // off, stops a device, drains, and then holds what the devices said on the
-// wire against what the endpoints accepted.
+// wire against what the endpoints accepted. A stand-in for the cloud half sends
+// setpoints back, which the gateway's mirror writes to a device, and those are
+// held against what the device was told.
 package demo
 
 import (
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	feedsall "millrace/feeds/all"
 	"millrace/gateway"
 	"millrace/gateway/config"
 	"millrace/internal/clock"
@@ -74,13 +77,25 @@ type Result struct {
 	Audit    string `json:"audit"`
 	Balanced bool   `json:"balanced"`
 
+	// Sent counts the results that the cloud side sent, Mirrored those that stand
+	// or stood in the PLC, Refused those that the mirror did not write,
+	// Superseded those that a newer one overtook, and Unverified those that could
+	// not be read back, since the meters stopped. MirrorBalanced says that the
+	// cloud side, the outcomes that came up, the PLC and the audit log agree.
+	Sent           int  `json:"sent"`
+	Mirrored       int  `json:"mirrored"`
+	Refused        int  `json:"refused"`
+	Superseded     int  `json:"superseded"`
+	Unverified     int  `json:"unverified"`
+	MirrorBalanced bool `json:"mirror_balanced"`
+
 	Findings []string `json:"-"`
 }
 
 // Exact reports whether the ledger is: nothing lost, wrong or double, and the
-// gateway's own account balances.
+// gateway's own account balances, and that of the mirror.
 func (r *Result) Exact() bool {
-	return r.Balanced && r.Lost == 0 && r.Wrong == 0 && r.Duplicates == 0 && r.DeclaredLost == 0 && r.Produced > 0
+	return r.Balanced && r.MirrorBalanced && r.Lost == 0 && r.Wrong == 0 && r.Duplicates == 0 && r.DeclaredLost == 0 && r.Produced > 0
 }
 
 // world is what runs in the demo.
@@ -95,6 +110,8 @@ type world struct {
 	gateway *gateway.Gateway
 	cfg     *config.Config
 	events  []string // what was done to the plant, for the table
+	// optimiser is the cloud side of the mirror.
+	optimiser *optimiser
 }
 
 // Run runs the demo and returns its ledger.
@@ -128,10 +145,17 @@ func (w *world) run(ctx context.Context) (*Result, error) {
 	defer stopPlant()
 	plantDone := make(chan struct{})
 	go func() { defer close(plantDone); w.plant.Run(pctx) }()
+	octx, stopOptimiser := context.WithCancel(context.Background())
+	defer stopOptimiser()
+	optimiserDone := make(chan struct{})
+	go func() { defer close(optimiserDone); w.optimiser.run(octx) }()
 
 	err := w.story(ctx)
+	stopOptimiser()
+	<-optimiserDone
 	stopPlant()
 	<-plantDone
+	w.handled(ctx)
 	time.Sleep(settle)
 	w.say("stopping the gateway; it delivers what is left")
 	stopGateway()
@@ -160,7 +184,7 @@ func (w *world) open(ctx context.Context) (err error) {
 	if err := os.WriteFile(path, []byte(w.yaml()), 0o600); err != nil {
 		return err
 	}
-	w.cfg, err = config.Load(path, config.Registry{Protocols: protocolsall.List(), Sinks: uploaderall.List()})
+	w.cfg, err = config.Load(path, config.Registry{Protocols: protocolsall.List(), Sinks: uploaderall.List(), Feeds: feedsall.List()})
 	if err != nil {
 		return err
 	}
@@ -261,7 +285,9 @@ func (w *world) ledger(took time.Duration) (*Result, error) {
 	}
 	r.Lost = max(0, r.Produced-r.Delivered-r.Pending)
 	r.audit(w.queue.account(), w.table.account())
-	return r, nil
+	stands, told := w.plant.Setpoint()
+	r.mirrored(w.optimiser.results(), w.queue.outcomes(), stands, told)
+	return r, r.checkAudit(w.auditDir(), w.queue.outcomes())
 }
 
 // audit takes in what sequences and counts say of the queue and the tables.

@@ -30,6 +30,9 @@ func TestExact(t *testing.T) {
 	if !r.Balanced || r.Audit == "" {
 		t.Errorf("the audit says %s", r.Audit)
 	}
+	if !r.MirrorBalanced || r.Mirrored == 0 || r.Refused != 1 || r.Sent != r.Mirrored+r.Refused+r.Superseded+r.Unverified {
+		t.Errorf("%d results were sent, %d mirrored, %d refused, %d superseded, %d unverified", r.Sent, r.Mirrored, r.Refused, r.Superseded, r.Unverified)
+	}
 	if r.Produced < 1000 {
 		t.Errorf("%d samples are no demo", r.Produced)
 	}

@@ -76,11 +76,17 @@ func (w *world) draw(at time.Duration) {
 // Print writes the ledger for people.
 func (r *Result) Print(out interface{ Write([]byte) (int, error) }) {
 	t := tabwriter.NewWriter(out, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\nproduced\t%d\t\ndelivered\t%d\t\npending\t%d\t\nlost\t%d\t\ndeclared lost\t%d\t\nduplicates after keying\t%d\t\nwrong values\t%d\t\nBad samples\t%d\t\nbytes a sample on the wire\t%.2f\t\nrequests\t%d\t\nseconds\t%.1f\t\n",
-		r.Produced, r.Delivered, r.Pending, r.Lost, r.DeclaredLost, r.Duplicates, r.Wrong, r.Bad, r.BytesPerSample, r.Requests, r.Seconds)
+	fmt.Fprintf(t, "\nproduced\t%d\t\ndelivered\t%d\t\npending\t%d\t\nlost\t%d\t\ndeclared lost\t%d\t\nduplicates after keying\t%d\t\nwrong values\t%d\t\nBad samples\t%d\t\nbytes a sample on the wire\t%.2f\t\nrequests\t%d\t\nseconds\t%.1f\t\nresults sent\t%d\t\nmirrored\t%d\t\nrefused\t%d\t\nsuperseded\t%d\t\nunverified\t%d\t\n",
+		r.Produced, r.Delivered, r.Pending, r.Lost, r.DeclaredLost, r.Duplicates, r.Wrong, r.Bad, r.BytesPerSample, r.Requests, r.Seconds,
+		r.Sent, r.Mirrored, r.Refused, r.Superseded, r.Unverified)
 	// What cannot be printed cannot be reported either.
 	_ = t.Flush()
 	fmt.Fprintln(out, "audit: "+r.Audit)
+	verdict := "balances"
+	if !r.MirrorBalanced {
+		verdict = "DOES NOT BALANCE"
+	}
+	fmt.Fprintf(out, "mirror: what was sent, the outcomes that came up, the PLC's registers and the audit log: %s\n", verdict)
 	for _, f := range r.Findings {
 		fmt.Fprintln(out, f)
 	}

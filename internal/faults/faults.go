@@ -69,6 +69,7 @@ func Rows() []Row {
 		diskFullRow(),
 		refusalRow(),
 		clockRow(),
+		mirrorRow(),
 	}, cloudRows()...)
 }
 

@@ -14,6 +14,8 @@ import (
 // The outage row runs in fake time, which only a test has: its trials are runs
 // of one test of this package, in processes of their own.
 const (
+	faultsPackage = "millrace/internal/faults"
+
 	outageTest = "TestOutageTrial"
 	outageEnv  = "MILLRACE_FAULTS_OUTAGE" // the trial's directory
 	seedEnv    = "MILLRACE_FAULTS_SEED"
@@ -27,7 +29,7 @@ func outageRow() Row {
 }
 
 func runOutage(ctx context.Context, t *Trial) (int, error) {
-	program, err := t.testProgram(ctx)
+	program, err := t.testProgram(ctx, faultsPackage)
 	if err != nil {
 		return 1, err
 	}
@@ -61,22 +63,22 @@ func failureOf(text string) string {
 	return text[max(0, len(text)-500):]
 }
 
-// testProgram is this package's test program: this one, or one that is built.
-func (b *Bench) testProgram(ctx context.Context) (string, error) {
-	if strings.HasSuffix(b.self, ".test") {
+// testProgram is a package's test program: this one, or one that is built.
+func (b *Bench) testProgram(ctx context.Context, of string) (string, error) {
+	if of == faultsPackage && strings.HasSuffix(b.self, ".test") {
 		return b.self, nil
 	}
 	b.building.Lock()
 	defer b.building.Unlock()
-	path := filepath.Join(b.disk, "faults.test")
+	path := filepath.Join(b.disk, filepath.Base(of)+".test")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", path, "millrace/internal/faults")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", path, of)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return "", errors.Join(fmt.Errorf("build the test program: %w: %s", err, stderr.String()), os.RemoveAll(path))
+		return "", errors.Join(fmt.Errorf("build the test program of %s: %w: %s", of, err, stderr.String()), os.RemoveAll(path))
 	}
 	return path, nil
 }

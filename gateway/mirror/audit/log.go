@@ -144,6 +144,11 @@ func (l *Log) resume(t *tail) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	// Likewise its name, where the crash came just after it was renamed: what is
+	// added to it from now on would be lost with the name in a power cut.
+	if err := l.o.FS.SyncDir(l.o.Dir); err != nil {
+		return err
+	}
 	if t.cut == 0 {
 		return nil
 	}

@@ -15,8 +15,9 @@ import (
 // tag takes its next step, so no two replies hold the same value.
 type meters struct {
 	*modbussim.Server
-	site string
-	log  *truth.Log
+	site     string
+	log      *truth.Log
+	setpoint setpoint
 
 	mu   sync.Mutex
 	tags []*Tag
@@ -24,7 +25,7 @@ type meters struct {
 
 func startMeters(site string, tags []*Tag, log *truth.Log) (*meters, error) {
 	m := &meters{site: site, log: log, tags: tags}
-	s, err := modbussim.Start(modbussim.Options{Read: m.read, OnReply: m.replied})
+	s, err := modbussim.Start(modbussim.Options{Read: m.read, Write: m.setpoint.write, OnReply: m.replied})
 	if err != nil {
 		return nil, fmt.Errorf("simulated meters: %w", err)
 	}
@@ -51,6 +52,9 @@ func (m *meters) within(slave uint8, table modbussim.Table, address uint16, n in
 }
 
 func (m *meters) read(slave uint8, table modbussim.Table, address uint16, values []uint16) modbussim.Exception {
+	if m.setpoint.read(slave, table, address, values) {
+		return 0
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	found := false
