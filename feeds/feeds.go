@@ -29,6 +29,14 @@ type Config interface {
 	Open(s Settings) (Feed, error)
 }
 
+// Aimed is implemented by the settings of feeds whose results the gateway itself
+// makes, for one target, of what the plant's own configuration names. Nobody
+// signs them: their messages are Local.
+type Aimed interface {
+	// Aim names the target.
+	Aim() string
+}
+
 // Settings come from code, not from YAML.
 type Settings struct {
 	Name    string // the feed's name, unique in the gateway

@@ -213,6 +213,7 @@ func (g *Gateway) endMirror(running *sync.WaitGroup, within time.Duration) error
 		}
 		closing := g.closeLinks()
 		if !waitFor(running, mirrorGrace, nil) {
+			g.mirror.closed = true // what still runs must not find its log closed
 			return errors.Join(closing, errors.New("the mirror does not stop; what was under way is read back after the next start"))
 		}
 		return errors.Join(closing, g.mirror.close())

@@ -26,8 +26,8 @@ var statusCommand = command{
 	name: "status", summary: "show how the running gateway fares",
 	usage: "[--socket PATH] [--json]",
 	help: `
-Asks the running gateway, by its local socket, for its sources, sinks and
-spool. Exit code 1 where a source or sink is down, so that a script can watch it.
+Asks the running gateway, by its local socket, for its sources, sinks, spool and
+mirror. Exit code 1 where one of these is down, so that a script can watch it.
 
 Examples:
   millrace status

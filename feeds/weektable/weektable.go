@@ -65,6 +65,9 @@ type Config struct {
 	awsconf.Config `yaml:",inline"`
 }
 
+// Aim implements feeds.Aimed.
+func (c *Config) Aim() string { return c.Target }
+
 // Validate implements feeds.Config.
 func (c *Config) Validate() []uploader.Fault {
 	faults := c.Config.Validate()

@@ -103,9 +103,8 @@ type fileShown struct {
 	MaxAge  time.Duration `yaml:"max_age"`
 }
 
-// localFeed is the type of the feed whose results the gateway itself makes of
-// tags that the configuration names: nobody can sign them.
-const localFeed = "weektable"
+// statusSource is the source of the mirror's own samples, its outcomes.
+const statusSource = "mirror"
 
 // maxAuditKeep bounds the files of the audit log, of 16 MiB each.
 const maxAuditKeep = 100_000
@@ -152,6 +151,34 @@ func (c *checker) mirror(raw *fileMirror) {
 		}
 	}
 	c.mirrorKeys(raw)
+	c.aims()
+}
+
+// aims looks whether the targets that feeds make results for are there and take
+// them.
+func (c *checker) aims() {
+	var names []string
+	for i := range c.cfg.Mirror.Targets {
+		names = append(names, c.cfg.Mirror.Targets[i].Name)
+	}
+	for i := range c.cfg.Mirror.Feeds {
+		f := &c.cfg.Mirror.Feeds[i]
+		aimed, ok := f.Config.(feeds.Aimed)
+		if !ok || aimed.Aim() == "" {
+			continue
+		}
+		path := c.names["feed "+f.Name]
+		switch k := slices.Index(names, aimed.Aim()); {
+		case k < 0:
+			hint := "name one of mirror.targets"
+			if near := nearest(aimed.Aim(), names); near != "" {
+				hint = "did you mean " + near + "?"
+			}
+			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which there is not", f.Name, aimed.Aim()), hint)
+		case !slices.Contains(c.cfg.Mirror.Targets[k].Feeds, f.Name):
+			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which does not take them", f.Name, aimed.Aim()), fmt.Sprintf("name the feed under feeds of target %s", aimed.Aim()))
+		}
+	}
 }
 
 func (c *checker) mirrorGeneral(raw *fileMirror) {
@@ -164,6 +191,9 @@ func (c *checker) mirrorGeneral(raw *fileMirror) {
 	c.oneOf("mirror.signature", raw.Signature, Required, Optional)
 	if raw.AuditKeep < 0 || raw.AuditKeep > maxAuditKeep {
 		c.wrong("mirror.audit_keep", fmt.Sprintf("%d is not between 0 and %d", raw.AuditKeep, maxAuditKeep), "it is how many files of 16MiB are kept; leave it out to keep all")
+	}
+	if path, ok := c.names["source "+statusSource]; ok && raw.Enabled {
+		c.wrong(path, fmt.Sprintf("%q is what the mirror's own samples come from", statusSource), "rename the source; with device: "+statusSource+" its tags keep their names")
 	}
 	if raw.Enabled && len(raw.Targets) == 0 {
 		c.wrong("mirror.targets", "there is no target, so nothing would be mirrored", "add one, or write enabled: false")
@@ -191,7 +221,8 @@ func (c *checker) mirrorKeys(raw *fileMirror) {
 	c.cfg.Mirror.Keys = keys
 	signed := false
 	for i := range c.cfg.Mirror.Feeds {
-		signed = signed || c.cfg.Mirror.Feeds[i].Type != localFeed
+		_, local := c.cfg.Mirror.Feeds[i].Config.(feeds.Aimed)
+		signed = signed || !local
 	}
 	if raw.Signature == Required && signed && len(raw.Keys) == 0 {
 		c.wrong("mirror.keys", "there is no key, and signature is required, so every result would be refused", "add the public key of what signs the results; docs/mirror.md says how to make a pair")

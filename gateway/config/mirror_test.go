@@ -104,8 +104,21 @@ func (t *rackTarget) Places() (out []string) {
 
 type post struct{ typ string }
 
-func (p post) Type() string          { return p.typ }
-func (post) NewConfig() feeds.Config { return &postConfig{Wait: time.Second} }
+func (p post) Type() string { return p.typ }
+func (p post) NewConfig() feeds.Config {
+	if p.typ == "weektable" {
+		return &tableConfig{postConfig: postConfig{Wait: time.Second}}
+	}
+	return &postConfig{Wait: time.Second}
+}
+
+// tableConfig is of a feed that makes its results itself.
+type tableConfig struct {
+	postConfig `yaml:",inline"`
+	Target     string `yaml:"target"`
+}
+
+func (c *tableConfig) Aim() string { return c.Target }
 
 type postConfig struct {
 	URL  string        `yaml:"url"`
@@ -187,7 +200,7 @@ func TestMirrorValues(t *testing.T) {
   dir: /tmp/mirror
 `+oneKey+`  feeds:
     - {name: results, type: post, url: "https://queue", wait: 2s}
-    - {name: other, type: weektable, url: "https://table"}
+    - {name: other, type: weektable, url: "https://table", target: sp3}
   devices:
     - name: scada
       type: rack_server
@@ -232,7 +245,7 @@ func TestMirrorValues(t *testing.T) {
 	if !m.Enabled || m.Dir != "/tmp/mirror" || m.Signature != config.Required || len(m.Keys["cloud"]) != ed25519.PublicKeySize || m.AuditKeep != 0 {
 		t.Errorf("%+v", m)
 	}
-	if f := m.Feeds[0]; f.Name != "results" || f.Type != "post" || f.Config.(*postConfig).Wait != 2*time.Second || m.Feeds[1].Config.(*postConfig).Wait != time.Second {
+	if f := m.Feeds[0]; f.Name != "results" || f.Type != "post" || f.Config.(*postConfig).Wait != 2*time.Second || m.Feeds[1].Config.(*tableConfig).Wait != time.Second {
 		t.Errorf("feeds %+v", m.Feeds)
 	}
 	if d := m.Devices[0]; !d.Server || d.MaxAge["north/meter1/power"] != time.Minute || d.Spec.Tags[0].Address != "7" || m.Devices[1].Server {
@@ -270,7 +283,7 @@ func TestMirrorIsOffByDefault(t *testing.T) {
 // TestLocalFeedsNeedNoKey: nobody signs what the gateway itself makes of a tag.
 func TestLocalFeedsNeedNoKey(t *testing.T) {
 	const target = "  targets: [{name: sp1, feeds: [f], type: float64, write: {to: meter1, address: '100'}}]\n"
-	if _, err := config.Parse("x.yaml", plant("  feeds: [{name: f, type: weektable, url: x}]\n"+target), mirrorRegistry()); err != nil {
+	if _, err := config.Parse("x.yaml", plant("  feeds: [{name: f, type: weektable, url: x, target: sp1}]\n"+target), mirrorRegistry()); err != nil {
 		t.Error(err)
 	}
 	_, err := config.Parse("x.yaml", plant("  feeds: [{name: f, type: post, url: x}]\n"+target), mirrorRegistry())

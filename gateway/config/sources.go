@@ -101,6 +101,10 @@ func (c *checker) unknownType(path, typ string, known []string) {
 // connection decodes and validates the part that belongs to the protocol.
 func (c *checker) connection(path string, src *Source, raw *fileSource) {
 	src.Connection = src.Protocol.NewConfig()
+	if s, ok := src.Connection.(protocols.Sourceless); ok {
+		c.wrong(path+".type", fmt.Sprintf("%s has no source: nothing can be read from it", src.Type), "put it under mirror.devices:"+map[bool]string{true: ", where it shows tags and targets"}[s.Serves()])
+		return
+	}
 	if raw.Connection.Kind != 0 {
 		c.decode(&raw.Connection, path+".connection", reflect.ValueOf(src.Connection).Elem())
 	}
@@ -109,10 +113,6 @@ func (c *checker) connection(path string, src *Source, raw *fileSource) {
 		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
 	if len(faults) > 0 {
-		return
-	}
-	if s, ok := src.Connection.(protocols.Sourceless); ok {
-		c.wrong(path+".type", fmt.Sprintf("%s has no source: nothing can be read from it", src.Type), "put it under mirror.devices:"+map[bool]string{true: ", where it shows tags and targets"}[s.Serves()])
 		return
 	}
 	c.keys[src.Name] = c.link(path, src.Connection, false)
