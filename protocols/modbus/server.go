@@ -24,8 +24,7 @@ const (
 	frameTime = 5 * time.Second
 )
 
-// server implements protocols.Server and protocols.Checker. Its one lock is that
-// of what it shows.
+// server implements protocols.Server. Its one lock is that of what it shows.
 type server struct {
 	cfg      ServerConfig
 	name     string // "modbus_server 127.0.0.1:1502"
@@ -72,18 +71,6 @@ func (s *server) OpenSource(*protocols.SourceConfig, protocols.Health) (protocol
 
 // Close implements protocols.Connection. The listener ends with Serve.
 func (s *server) Close() error { return nil }
-
-// Check implements protocols.Checker: it listens for a moment.
-func (s *server) Check(context.Context, *protocols.SourceConfig) []error {
-	l, err := net.Listen("tcp", s.cfg.Listen)
-	if err != nil {
-		return []error{s.explainListen(err)}
-	}
-	if err := l.Close(); err != nil {
-		return []error{fmt.Errorf("%s: %w", s.name, err)}
-	}
-	return nil
-}
 
 // Show implements protocols.Server.
 func (s *server) Show(tags []protocols.Tag, latest func(string) (protocols.Reading, bool)) error {
