@@ -38,6 +38,8 @@ type mirrored struct {
 	desk *desk
 	key  ed25519.PrivateKey
 	stop func() error
+	// hurry, where not nil, is closed for a second signal.
+	hurry chan struct{}
 }
 
 // socket is the gateway's local socket.
@@ -78,6 +80,7 @@ func (m *mirrored) start(section string) {
 	var err error
 	m.Gateway, err = gateway.New(m.t.Context(), gateway.Options{
 		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: m.dir,
+		Hurry: m.hurry,
 	})
 	if err != nil {
 		m.t.Fatal(err)
@@ -288,6 +291,52 @@ func (m *mirrored) audit() string {
 		all.Write(text)
 	}
 	return all.String()
+}
+
+// TestTheMirrorGoesOnAfterARestart: a target stays armed until its time is over,
+// and a version that was used is used.
+func TestTheMirrorGoesOnAfterARestart(t *testing.T) {
+	m := runMirrored(t, oneTarget)
+	if err := control.Post(t.Context(), m.socket(), "/v1/mirror/arm", url.Values{"target": {"sp1"}, "for": {"1h"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	m.say(m.result(7, 10))
+	m.until("the write", func() bool { return m.target().Outcomes["written"] == 1 })
+	until := m.target().ArmedUntil
+	if err := m.stop(); err != nil {
+		t.Fatal(err)
+	}
+	m.start(strings.ReplaceAll(oneTarget, "KEY", base64.StdEncoding.EncodeToString(m.key.Public().(ed25519.PublicKey))))
+	st := m.target()
+	if st.ArmedUntil == nil || st.ArmedUntil.Sub(*until).Abs() > time.Second || st.Version != 7 || st.Last == nil || st.Last.Value.Float() != 10 {
+		t.Errorf("after a restart: %+v, last %+v; it was armed until %s", st, st.Last, until)
+	}
+	m.say(m.result(7, 20), m.result(6, 20), m.result(8, 20))
+	m.until("the write", func() bool { return m.target().Outcomes["written"] == 1 })
+	if st := m.target(); st.Refused["not_newer"] != 2 || m.desk.count("written") != 2 {
+		t.Errorf("refused %v, %s", st.Refused, m.desk)
+	}
+}
+
+// TestAStopDoesNotWaitForADevice that hangs: its link is closed. What was under
+// way is not known then, and is said so.
+func TestAStopDoesNotWaitForADevice(t *testing.T) {
+	m := &mirrored{t: t, dir: t.TempDir(), http: freeAddr(t), desk: newDesk(), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), hurry: make(chan struct{})}
+	m.desk.hang = true
+	m.start(strings.NewReplacer("mode: dry_run", "mode: armed", "KEY", base64.StdEncoding.EncodeToString(m.key.Public().(ed25519.PublicKey))).Replace(oneTarget))
+	m.say(m.result(1, 10))
+	m.until("the write", func() bool { return m.desk.count("written") == 1 })
+	close(m.hurry)
+	began := time.Now()
+	if err := m.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if text := m.audit(); !strings.Contains(text, `"outcome":"unverified"`) || strings.Contains(text, `"outcome":"written"`) {
+		t.Errorf("the audit log says\n%s", text)
+	}
 }
 
 func TestACommandWithoutAMirror(t *testing.T) {

@@ -22,12 +22,16 @@ type desk struct {
 	arrived  chan struct{}   // some have come
 	value    sample.Value    // at every place
 	version  uint64
-	fail     error // of every Serve
+	fail     error // of the next Serve
+	hang     bool  // a write waits until the link is closed, whatever it is told
+	unplug   chan struct{}
 	latest   func(tag string) (protocols.Reading, bool)
 	shown    []protocols.Tag
 }
 
-func newDesk() *desk { return &desk{counts: map[string]int{}, arrived: make(chan struct{}, 1)} }
+func newDesk() *desk {
+	return &desk{counts: map[string]int{}, arrived: make(chan struct{}, 1), unplug: make(chan struct{})}
+}
 
 func (d *desk) did(what string) {
 	d.mu.Lock()
@@ -131,7 +135,13 @@ func (l *panelLink) OpenTarget(protocols.TargetConfig, protocols.Health) (protoc
 	l.d.did("target opened")
 	return &panelPlace{l.d}, nil
 }
-func (l *panelLink) Close() error { l.d.did("link closed"); return nil }
+func (l *panelLink) Close() error {
+	l.d.did("link closed")
+	if l.d.hang {
+		close(l.d.unplug)
+	}
+	return nil
+}
 
 func (l *panelLink) Show(tags []protocols.Tag, latest func(string) (protocols.Reading, bool)) error {
 	l.d.mu.Lock()
@@ -172,6 +182,10 @@ func (p *panelPlace) Prepare(_ context.Context, v sample.Value) (sample.Value, e
 }
 func (p *panelPlace) Write(_ context.Context, c protocols.Command) error {
 	p.d.did("written")
+	if p.d.hang {
+		<-p.d.unplug
+		return errors.New("the link is closed")
+	}
 	p.d.mu.Lock()
 	defer p.d.mu.Unlock()
 	p.d.value, p.d.version = c.Value, c.Version

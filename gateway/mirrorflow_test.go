@@ -132,6 +132,13 @@ mirror:
 	if err != nil {
 		t.Fatal(err)
 	}
+	if faults := gateway.Check(t.Context(), cfg, 5*time.Second, func(what string, errs []error) {
+		for _, err := range errs {
+			t.Errorf("check --connect: %s: %v", what, err)
+		}
+	}); faults > 0 {
+		t.Errorf("check --connect finds %d faults", faults)
+	}
 	g, err := gateway.New(t.Context(), gateway.Options{
 		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: dir,
 	})

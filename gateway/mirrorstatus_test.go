@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"millrace/gateway/config"
+	"millrace/gateway/health"
 	"millrace/gateway/mirror"
 	"millrace/gateway/mirror/guard"
 	"millrace/internal/bytesize"
@@ -89,6 +91,26 @@ func TestStatusSamplesKeepTheirTime(t *testing.T) {
 	s.put("sp1", sample.Sample{Value: sample.StringValue("x"), Time: g.batch.Now().Add(time.Hour).UnixNano()})
 	if v := <-s.queue; v.Time > g.times.Now().UnixNano() {
 		t.Error("an outcome of the future")
+	}
+}
+
+// TestATagOfASourceThatIsRefusedIsBad: while nothing is taken of its source,
+// nobody knows what the device says.
+func TestATagOfASourceThatIsRefusedIsBad(t *testing.T) {
+	g, s := statusRig(t, clock.System{})
+	h := &sourceHealth{Component: g.health.Add(health.Source, "web", time.Minute)}
+	tag := &liveTag{value: g.batch.Watch("north/mirror/sp1/status"), health: h}
+	if _, ok := tag.newest(0); ok {
+		t.Error("a reading before the first sample")
+	}
+	if err := s.port.Emit(t.Context(), []sample.Sample{{Tag: "north/mirror/sp1/status", Value: sample.StringValue("x"), Time: g.times.Now().UnixNano()}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []error{nil, errors.New("the spool is full"), nil} {
+		h.Full(full)
+		if r, ok := tag.newest(0); !ok || r.Quality.IsGood() != (full == nil) || r.Value.Str() != "x" {
+			t.Errorf("full %v: %+v", full, r)
+		}
 	}
 }
 
