@@ -407,3 +407,43 @@ func FuzzForm(f *testing.F) {
 		}
 	})
 }
+
+// Whoever reads while files are replaced finds a whole one each time.
+func TestReadersFindWholeFiles(t *testing.T) {
+	cfg, _ := testConfig(t)
+	own := described("sp1", "", sample.String)
+	w, _ := openTarget(t, cfg, own)
+	text := func(n int) string { return strings.Repeat(strconv.Itoa(n%10), 1+n%2*8000) }
+	if err := w.Write(t.Context(), command(sample.StringValue(text(0)))); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	read := make(chan int)
+	go func() {
+		n := 0
+		defer func() { read <- n }()
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			v, quality, err := shown(filepath.Join(cfg.Dir, "sp1.csv"), sample.String)
+			if err != nil || quality != "Good" || v.Str() != strings.Repeat(v.Str()[:1], len(v.Str())) || len(v.Str()) != 1 && len(v.Str()) != 8001 {
+				t.Errorf("a reader finds %d bytes, %s, %v", len(v.Str()), quality, err)
+				return
+			}
+			n++
+		}
+	}()
+	for n := range 300 {
+		if err := w.Write(t.Context(), command(sample.StringValue(text(n)))); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(done)
+	if n := <-read; n == 0 {
+		t.Error("nothing was read meanwhile")
+	}
+}

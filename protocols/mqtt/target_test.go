@@ -367,3 +367,23 @@ func FuzzParseNote(f *testing.F) {
 		}
 	})
 }
+
+// At QoS 0 nobody acknowledges, and only reading back tells.
+func TestTargetAtQoSZero(t *testing.T) {
+	b := startBroker(t, mqttsim.Options{})
+	x := openTarget(t, b, described(sample.Float64, func(o *Target) { o.QoS = 0 }))
+	if err := x.Write(t.Context(), command(sample.FloatValue(41.5))); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is read back", func() bool {
+		r, err := x.Read(t.Context())
+		return err == nil && r.Value == sample.FloatValue(41.5)
+	})
+	if p := b.Published(); len(p) != 1 || p[0].QoS != 0 || !p[0].Retain {
+		t.Errorf("published: %+v", p)
+	}
+	b.Stop()
+	until(t, "that nothing can be sent", func() bool {
+		return protocols.OutcomeOf(x.Write(t.Context(), command(sample.FloatValue(1)))) == protocols.Unsent
+	})
+}
