@@ -120,8 +120,9 @@ type target struct {
 	saidMute  bool
 	saidOther bool
 
-	last  sample.Value // what we wrote; null where that is not known
-	valid told         // what was told last
+	last  sample.Value   // what we wrote; null where that is not known
+	good  sample.Quality // of what we wrote
+	valid told           // what was told last
 }
 
 // told is a validity that was written in a session.
@@ -259,7 +260,7 @@ func (t *target) Write(ctx context.Context, c protocols.Command) error {
 			}
 			return err
 		}
-		t.last = held
+		t.last, t.good = held, c.Quality
 		if t.validity != nil {
 			if err := answer(t.validity, results[1]); err != nil {
 				return &protocols.WriteError{Outcome: protocols.Unknown, Err: fmt.Errorf("the value is written, its validity is not: %w", err)}
@@ -509,7 +510,7 @@ func (t *target) mark(ctx context.Context, s *session, valid bool) (*ua.DataValu
 		return nil, nil
 	}
 	dv := &ua.DataValue{EncodingMask: ua.DataValueValue | ua.DataValueStatusCode, Value: there.Value}
-	if !valid {
+	if dv.Status = ua.StatusCode(t.good); !valid {
 		dv.Status = badOutOfService
 	}
 	if t.value.stamp && t.sourceTime && there.EncodingMask&ua.DataValueSourceTimestamp != 0 {

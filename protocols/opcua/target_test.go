@@ -437,6 +437,16 @@ func testNotOurs(t *testing.T, l *lab) {
 	if v := x.Value(x.name); !v.SourceTimestamp.Equal(command(sample.Value{}).Time) || v.Value.Value() != 2.0 {
 		t.Errorf("marked stale it is %v of %s", v.Value.Value(), v.SourceTimestamp)
 	}
+	doubtful := command(sample.FloatValue(3))
+	doubtful.Quality = sample.Uncertain
+	if err := x.Write(t.Context(), doubtful); err != nil {
+		t.Fatal(err)
+	}
+	tell(false)
+	tell(true)
+	if v := x.Value(x.name); v.Status != ua.StatusUncertain || v.Value.Value() != 3.0 {
+		t.Errorf("valid again, it is %v, %v", v.Value.Value(), v.Status)
+	}
 	x.Set(x.name, 77.0, time.Now()) // an operator
 	tell(true)
 	tell(false)
