@@ -96,11 +96,11 @@ func (c *channel) open(f frame) error {
 		if !bytes.Equal(thumbprint, own[:]) {
 			return wireErrorf(ua.StatusBadCertificateInvalid, "a request that is encrypted for another certificate than ours: have the client ask for the endpoints again")
 		}
-		if renewal {
-			if !bytes.HasPrefix(certificate, c.peer.Raw) {
-				return wireErrorf(ua.StatusBadSecurityChecksFailed, "a renewal with another certificate")
-			}
-		} else if peer, err = c.srv.trust(certificate, now); err != nil {
+		if renewal && !bytes.HasPrefix(certificate, c.peer.Raw) {
+			return wireErrorf(ua.StatusBadSecurityChecksFailed, "a renewal with another certificate")
+		}
+		// At a renewal too: who was taken out of the list since has to go.
+		if peer, err = c.srv.trust(certificate, now); err != nil {
 			return err
 		}
 		public, ok := peer.PublicKey.(*rsa.PublicKey)
@@ -173,15 +173,16 @@ func verify(algo *uapolicy.EncryptionAlgorithm, header, plain []byte, padded, ex
 	return plain[:n-pad], nil
 }
 
-// sequence takes off the sequence header, whose number has to be the next one:
-// nothing is missing, doubled or played again.
+// sequence takes off the sequence header, whose number has to rise, so that
+// nothing is doubled or played again. A number may be left out: gopcua's client
+// does, for a request that is given up before it is sent.
 func (c *channel) sequence(plain []byte) (requestID uint32, body []byte, err error) {
 	if len(plain) < seqHeader {
 		return 0, nil, wireErrorf(ua.StatusBadTCPInternalError, "a message without a sequence number")
 	}
 	n := binary.LittleEndian.Uint32(plain)
 	wrapped := c.lastSeq >= seqLast && n < seqWrap
-	if c.seen && n != c.lastSeq+1 && !wrapped {
+	if c.seen && n <= c.lastSeq && !wrapped {
 		return 0, nil, wireErrorf(ua.StatusBadSecurityChecksFailed, "sequence number %d after %d", n, c.lastSeq)
 	}
 	c.seen, c.lastSeq = true, n

@@ -19,6 +19,10 @@ type conn struct {
 	peer string // address of the client, without port
 	url  string // that the client dialled
 	ctx  context.Context
+	// active is set while there is a session that somebody has logged in to, and
+	// since when there has been none.
+	active bool
+	since  time.Time
 }
 
 func newConn(s *Server, c net.Conn) *conn {
@@ -27,7 +31,7 @@ func newConn(s *Server, c net.Conn) *conn {
 	if n == 0 {
 		n = s.channels.Add(1)
 	}
-	return &conn{srv: s, wire: w, peer: host(c.RemoteAddr()), ch: &channel{srv: s, wire: w, id: n, max: maxStranger}}
+	return &conn{srv: s, wire: w, peer: host(c.RemoteAddr()), since: time.Now(), ch: &channel{srv: s, wire: w, id: n, max: maxStranger}}
 }
 
 // run serves until the connection ends. A *wireError is to be told to the client.
@@ -36,16 +40,12 @@ func (c *conn) run(ctx context.Context) error {
 	defer cancel()
 	c.ctx = ctx
 	defer c.srv.sessions.lost(c)
-	until := time.Now().Add(c.srv.times.open)
 	var err error
-	if c.url, err = c.wire.hello(until); err != nil {
+	if c.url, err = c.wire.hello(c.until()); err != nil {
 		return err
 	}
 	for {
-		if e := c.ch.expires(); !e.IsZero() {
-			until = e
-		}
-		f, err := c.wire.next(until)
+		f, err := c.wire.next(c.until())
 		if err != nil {
 			return err
 		}
@@ -70,6 +70,18 @@ func (c *conn) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// until is when the connection ends unless something comes.
+func (c *conn) until() time.Time {
+	expires := c.ch.expires()
+	if expires.IsZero() {
+		return c.since.Add(c.srv.times.open)
+	}
+	if idle := c.since.Add(c.srv.times.stranger); !c.active && idle.Before(expires) {
+		return idle
+	}
+	return expires
 }
 
 // call is one request under way.

@@ -212,7 +212,7 @@ func TestWhatIsNoMessage(t *testing.T) {
 	}{
 		{"another channel", func(ch, tok uint32) []byte { return message(ch+1, tok, 2, 2, "MSGF", get) }, ua.StatusBadTCPSecureChannelUnknown},
 		{"another token", func(ch, tok uint32) []byte { return message(ch, tok+1, 2, 2, "MSGF", get) }, ua.StatusBadSecureChannelTokenUnknown},
-		{"a number left out", func(ch, tok uint32) []byte { return message(ch, tok, 3, 2, "MSGF", get) }, ua.StatusBadSecurityChecksFailed},
+		{"a number that falls", func(ch, tok uint32) []byte { return message(ch, tok, 0, 2, "MSGF", get) }, ua.StatusBadSecurityChecksFailed},
 		{"a number twice", func(ch, tok uint32) []byte { return message(ch, tok, 1, 2, "MSGF", get) }, ua.StatusBadSecurityChecksFailed},
 		{"a message without an end", chunks(maxChunks+1, 2, 10), ua.StatusBadTCPMessageTooLarge},
 		{"a message of a stranger beyond his limit", chunks(3, 2, 30_000), ua.StatusBadTCPMessageTooLarge},
@@ -235,11 +235,11 @@ func TestWhatIsNoMessage(t *testing.T) {
 	ch, tok := conn.openNone()
 	conn.send(message(ch, tok, 2, 2, "MSGC", []byte("half of a")))
 	conn.send(message(ch, tok, 3, 2, "MSGA", words(0, 0xffffffff)))
-	conn.send(message(ch, tok, 4, 3, "MSGF", get))
+	conn.send(message(ch, tok, 5, 3, "MSGF", get)) // and some clients leave numbers out
 	if kind, _, ok := conn.answer(); !ok || kind != "MSG" {
 		t.Errorf("after a message that was given up: %q", kind)
 	}
-	conn.send(message(ch, tok, 5, 4, "CLOF", request(t, 452, &ua.CloseSecureChannelRequest{RequestHeader: &ua.RequestHeader{AuthenticationToken: ua.NewTwoByteNodeID(0)}})))
+	conn.send(message(ch, tok, 6, 4, "CLOF", request(t, 452, &ua.CloseSecureChannelRequest{RequestHeader: &ua.RequestHeader{AuthenticationToken: ua.NewTwoByteNodeID(0)}})))
 	if _, _, ok := conn.answer(); ok {
 		t.Error("the channel stays open")
 	}
@@ -270,18 +270,29 @@ func TestUnknownServicesAreFaults(t *testing.T) {
 
 // Who connects and says nothing, or says it too slowly, is cut off.
 func TestSlowClientsAreCutOff(t *testing.T) {
-	r := start(t, plain(t), func(r *rig) { r.times = times{open: 50 * time.Millisecond, chunk: 50 * time.Millisecond} })
-	silent, slow, half := r.raw(), r.raw(), r.raw()
+	r := start(t, plain(t), func(r *rig) {
+		r.times = times{open: 50 * time.Millisecond, stranger: 100 * time.Millisecond, chunk: 50 * time.Millisecond}
+	})
+	silent, slow, half, idle := r.raw(), r.raw(), r.raw(), r.raw()
+	idle.openNone() // and no session
 	slow.send(hello()[:5])
 	ch, tok := half.openNone()
 	half.send(message(ch, tok, 2, 2, "MSGF", make([]byte, 100))[:50])
-	for name, c := range map[string]*raw{"silent": silent, "slow": slow, "half": half} {
+	for name, c := range map[string]*raw{"silent": silent, "slow": slow, "half": half, "idle": idle} {
 		if _, err := io.Copy(io.Discard, c); err != nil && isTimeout(err) {
 			t.Errorf("the %s one is not cut off: %v", name, err)
 		}
 	}
 	if v := value(t, r.client(), "ns=1;s=north/meter1/state"); v.Status != ua.StatusOK {
 		t.Errorf("after that: %v", v.Status)
+	}
+	// Who is logged in may be silent until the channel is over.
+	c := r.offline()
+	if got, want := c.until(), c.since.Add(r.times.stranger); !got.Equal(want) {
+		t.Errorf("without a session: until %s, want %s", got, want)
+	}
+	if c.active = true; !c.until().Equal(c.ch.expires()) {
+		t.Errorf("with a session: until %s, want %s", c.until(), c.ch.expires())
 	}
 }
 
@@ -385,4 +396,20 @@ func FuzzRequests(f *testing.F) {
 			t.Errorf("%d requests wait", n)
 		}
 	})
+}
+
+func TestSequenceNumbers(t *testing.T) {
+	header := func(n uint32) []byte { return words(n, 1) }
+	for _, c := range []struct {
+		before, next uint32
+		ok           bool
+	}{
+		{5, 6, true}, {5, 9, true}, {5, 5, false}, {5, 4, false}, {0, 0, false},
+		{seqLast, 1, true}, {math.MaxUint32, 1, true}, {math.MaxUint32, 0, true}, {math.MaxUint32, seqWrap, false}, {seqLast - 1, 1, false}, {math.MaxUint32, math.MaxUint32, false},
+	} {
+		ch := &channel{lastSeq: c.before, seen: true}
+		if _, _, err := ch.sequence(header(c.next)); (err == nil) != c.ok {
+			t.Errorf("%d after %d: %v", c.next, c.before, err)
+		}
+	}
 }

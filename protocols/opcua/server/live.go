@@ -26,7 +26,7 @@ func liveNode(t protocols.Tag) string {
 func (s *Server) Show(tags []protocols.Tag, latest func(tag string) (protocols.Reading, bool)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.prepare(); err != nil {
+	if err := s.build(); err != nil {
 		return err
 	}
 	for _, t := range tags {

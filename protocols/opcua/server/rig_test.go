@@ -208,6 +208,9 @@ func start(t testing.TB, c *Config, change func(*rig)) *rig {
 	if err := r.Show(tags, func(tag string) (protocols.Reading, bool) { return r.latest(tag) }); err != nil {
 		t.Fatal(err)
 	}
+	if err := r.load(); err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		t.Fatal(err)

@@ -390,9 +390,26 @@ func TestChannelIsRenewed(t *testing.T) {
 	}
 }
 
+// Who is taken out of the trust list goes with the next renewal.
+func TestRenewalAsksForTrustAgain(t *testing.T) {
+	r := start(t, secure(t), nil)
+	ch := rawChannel(t, r, certificates(t).client, sha256Policy, signEncrypt)
+	if err := os.Remove(filepath.Join(r.trust, "scada.der")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(ctxOf(t), 200*time.Millisecond) // the library does not hear the refusal
+	defer cancel()
+	if err := ch.Renew(ctx); err == nil {
+		t.Error("it is renewed")
+	}
+	if !strings.Contains(r.log.String(), "trust it by: mv ") {
+		t.Errorf("the log does not say so: %s", r.log)
+	}
+}
+
 func TestLockOut(t *testing.T) {
 	log := new(logs)
-	u := newUsers([]User{{Name: userName, Password: secretFile(t, password)}}, testLogger(log))
+	u := newUsers([]User{{Name: userName, Password: secretFile(t, password)}}, testLogger(log), newOnce())
 	u.wait = 0
 	now := time.Now()
 	try := func(name, pass, address string) bool {
@@ -428,7 +445,7 @@ func TestLockOut(t *testing.T) {
 	if len(u.failures) > maxTracked+1 {
 		t.Errorf("%d failures are kept", len(u.failures))
 	}
-	if u := newUsers([]User{{Name: userName, Password: secretFile(t, "")}}, testLogger(log)); u.matches(userName, "") {
+	if u := newUsers([]User{{Name: userName, Password: secretFile(t, "")}}, testLogger(log), newOnce()); u.matches(userName, "") {
 		t.Error("an empty secret lets in")
 	}
 }

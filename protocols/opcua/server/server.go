@@ -42,7 +42,8 @@ type Server struct {
 	times     times
 
 	mu       sync.Mutex
-	identity *pki.Identity // nil before prepare
+	built    bool
+	identity *pki.Identity // nil before Serve
 	mirrors  map[string]*mirrorVariable
 	// addr is where it listens, from Serve.
 	addr net.Addr
@@ -60,7 +61,7 @@ func newServer(cfg Config, st protocols.Settings) *Server {
 		space: &space{nodes: map[nodeKey]*node{}}, mirrors: map[string]*mirrorVariable{},
 		nonces: newNonceRing(), warned: newOnce(), times: usualTimes(),
 	}
-	s.users = newUsers(cfg.Users, s.log)
+	s.users = newUsers(cfg.Users, s.log, s.warned)
 	s.sessions.byToken = map[string]*session{}
 	s.heartbeat.Store(-1)
 	return s
@@ -69,25 +70,36 @@ func newServer(cfg Config, st protocols.Settings) *Server {
 // now is the right time as the gateway knows it.
 func (s *Server) now() time.Time { return clock.WallOf(s.clock).UTC() }
 
-// prepare reads the certificate and makes the address space, once. Callers hold
-// s.mu.
-func (s *Server) prepare() error {
-	if s.identity != nil {
+// build makes the address space, once. Callers hold s.mu.
+func (s *Server) build() error {
+	if s.built {
 		return nil
 	}
-	identity := &pki.Identity{URI: s.plainURI()}
-	if s.cfg.secured() {
-		var err error
-		files := s.cfg.files()
-		if identity, err = files.Load(s.site, s.now()); err != nil {
-			return err
-		}
+	s.built = true
+	return errors.Join(s.buildBase(), s.addOwn())
+}
+
+// load reads the server's own certificate, or makes it.
+func (s *Server) load() error {
+	if !s.cfg.secured() {
+		s.identity = &pki.Identity{URI: s.plainURI()}
+		return nil
 	}
-	s.identity = identity
-	if err := s.buildBase(); err != nil {
-		return err
+	own, err := s.cfg.files().Load(s.site, s.now())
+	if err != nil {
+		return fmt.Errorf("opcua_server: %w", err)
 	}
-	return s.addOwn()
+	// What the policies that are offered take: OPC 10000-7, Basic256Sha256 and
+	// Aes128_Sha256_RsaOaep.
+	if bits := own.Key.N.BitLen(); bits < 2048 || bits > 4096 {
+		return fmt.Errorf("opcua_server: key %s has %d bits, and clients take 2048 to 4096: make another one", s.cfg.Key, bits)
+	}
+	if now := s.now(); now.After(own.Leaf.NotAfter) || now.Before(own.Leaf.NotBefore) {
+		s.log.Warn("OPC UA server: its own certificate is not valid now, and clients may refuse it", "certificate", s.cfg.Certificate,
+			"from", own.Leaf.NotBefore.Format(time.DateOnly), "to", own.Leaf.NotAfter.Format(time.DateOnly), "remedy", "renew it, or set this machine's clock")
+	}
+	s.identity = own
+	return nil
 }
 
 // plainURI names the application where it has no certificate that does.
@@ -110,7 +122,7 @@ func (s *Server) Close() error { return nil }
 // Serve implements protocols.Server.
 func (s *Server) Serve(ctx context.Context, h protocols.Health) error {
 	s.mu.Lock()
-	err := s.prepare()
+	err := errors.Join(s.build(), s.load())
 	s.mu.Unlock()
 	if err != nil {
 		return err

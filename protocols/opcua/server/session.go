@@ -25,6 +25,7 @@ type session struct {
 	mode        ua.MessageSecurityMode
 	certificate []byte // the client's; nil without security
 	name        string
+	application string // URI, which the certificate confirms where there is one
 	timeout     time.Duration
 	maxResponse int // bytes, 0 for any
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -34,7 +35,7 @@ func (cl *call) createSession(r *ua.CreateSessionRequest) (ua.Response, error) {
 		}
 	}
 	s := &session{
-		srv: srv, token: newNonce(), policy: ch.policy, mode: ch.mode, name: r.SessionName,
+		srv: srv, token: newNonce(), policy: ch.policy, mode: ch.mode, name: r.SessionName, application: r.ClientDescription.ApplicationURI[:min(len(r.ClientDescription.ApplicationURI), 200)],
 		timeout: srv.sessionTimeout(r.RequestedSessionTimeout), maxResponse: int(min(r.MaxResponseMessageSize, 1<<30)),
 		conn: cl.conn, nonce: newNonce(), seen: time.Now(), over: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
@@ -146,7 +147,10 @@ func (cl *call) activateSession(r *ua.ActivateSessionRequest) (ua.Response, erro
 		return nil, ua.StatusBadNonceInvalid // another request has used it meanwhile
 	}
 	s.conn, s.activated, s.user, s.nonce, s.seen = cl.conn, true, name, newNonce(), time.Now()
-	cl.conn.ch.max = maxMessage
+	cl.conn.ch.max, cl.conn.active = maxMessage, true
+	if !activated {
+		s.srv.log.Info("OPC UA client logs in", "application", s.application, "user", name, "client", cl.conn.peer, "security", strings.TrimPrefix(s.mode.String(), "MessageSecurityMode"))
+	}
 	return &ua.ActivateSessionResponse{ServerNonce: s.nonce}, nil
 }
 
@@ -239,6 +243,7 @@ func (cl *call) closeSession(*ua.CloseSessionRequest) (ua.Response, error) {
 	s := cl.session
 	err := s.answering(func() ([]outgoing, error) { return s.refusePending(ua.StatusBadSessionClosed), nil })
 	s.srv.sessions.remove(s)
+	cl.conn.active, cl.conn.since = false, time.Now()
 	return new(ua.CloseSessionResponse), err
 }
 

@@ -142,8 +142,8 @@ func (s *Server) baseVariables() []baseVariable {
 	const status, build, caps, limits = id.Server_ServerStatus, id.Server_ServerStatus_BuildInfo, id.Server_ServerCapabilities, id.Server_ServerCapabilities_OperationLimits
 	info := s.buildInfo()
 	return []baseVariable{
-		{id.Server_ServerArray, "ServerArray", id.Server, prop, property, 12, []string{s.identity.URI}},
-		{id.Server_NamespaceArray, "NamespaceArray", id.Server, prop, property, 12, []string{"http://opcfoundation.org/UA/", s.identity.URI}},
+		{id.Server_ServerArray, "ServerArray", id.Server, prop, property, 12, func(time.Time) any { return []string{s.identity.URI} }},
+		{id.Server_NamespaceArray, "NamespaceArray", id.Server, prop, property, 12, func(time.Time) any { return []string{"http://opcfoundation.org/UA/", s.identity.URI} }},
 		{id.Server_ServiceLevel, "ServiceLevel", id.Server, prop, property, 3, uint8(255)},
 		{id.Server_Auditing, "Auditing", id.Server, prop, property, 1, false},
 		{status, "ServerStatus", id.Server, comp, 2138, 862, func(now time.Time) any { return ua.NewExtensionObject(s.status(now)) }},
@@ -189,6 +189,9 @@ func (s *Server) buildBase() error {
 	for _, v := range s.baseVariables() {
 		n := &node{key: opcKey(v.num), class: ua.NodeClassVariable, browse: v.name, display: v.name, rank: -1}
 		n.dataType = func() uint32 { return v.dataType }
+		if v.num == id.Server_ServerArray || v.num == id.Server_NamespaceArray {
+			n.rank = 1
+		}
 		if live, ok := v.value.(func(time.Time) any); ok {
 			n.read = func(now time.Time) reading { return reading{value: variant(live(now)), source: now} }
 		} else {

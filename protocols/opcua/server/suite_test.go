@@ -257,7 +257,7 @@ func TestLimits(t *testing.T) {
 	for i := range 4 {
 		resp, err := sub.Monitor(ctxOf(t), ua.TimestampsToReturnBoth, opcua.NewMonitoredItemCreateRequestWithDefaults(ua.NewStringNodeID(1, meter), ua.AttributeIDValue, uint32(i)))
 		if want := map[bool]ua.StatusCode{true: ua.StatusBadTooManyMonitoredItems}[i == 3]; err != nil || resp.Results[0].StatusCode != want {
-			t.Errorf("item %d: %v, %+v", i, err, resp)
+			t.Errorf("item %d: %v, %+v\n%s", i, err, resp, r.log)
 		}
 	}
 	if err := sub.Cancel(ctxOf(t)); err != nil {

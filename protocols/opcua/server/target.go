@@ -169,7 +169,7 @@ func (s *Server) OpenTarget(t protocols.TargetConfig, h protocols.Health) (proto
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.prepare(); err != nil {
+	if err := s.build(); err != nil {
 		return nil, err
 	}
 	v := s.mirrors[cfg.node()]

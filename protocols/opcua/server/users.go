@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +31,9 @@ const (
 
 // users checks names and passwords.
 type users struct {
-	list []User
-	log  *slog.Logger
+	list   []User
+	log    *slog.Logger
+	warned *once
 	// wait is the delay after a failure; a test sets it shorter.
 	wait time.Duration
 
@@ -49,8 +51,8 @@ type failure struct {
 	last  time.Time
 }
 
-func newUsers(list []User, log *slog.Logger) *users {
-	return &users{list: list, log: log, wait: failureDelay, failures: map[attempt]*failure{}}
+func newUsers(list []User, log *slog.Logger, warned *once) *users {
+	return &users{list: list, log: log, warned: warned, wait: failureDelay, failures: map[attempt]*failure{}}
 }
 
 // login checks a password. It takes as long for a name that is unknown, and
@@ -66,6 +68,7 @@ func (u *users) login(ctx context.Context, name, password, address string, now t
 	}
 	if !locked {
 		u.failed(name, address, now)
+		u.warned.say(u.log, "login "+address, "OPC UA server refuses a login: wrong user or password", "user", u.known(name), "address", address)
 	}
 	t := time.NewTimer(u.wait)
 	defer t.Stop()
@@ -76,6 +79,15 @@ func (u *users) login(ctx context.Context, name, password, address string, now t
 	return ua.StatusBadUserAccessDenied
 }
 
+// known is how a name is logged: what is no user's name may be a password that
+// was typed in its place.
+func (u *users) known(name string) string {
+	if slices.ContainsFunc(u.list, func(user User) bool { return user.Name == name }) {
+		return name
+	}
+	return "(unknown)"
+}
+
 // matches compares with every user, in the same time whoever it is.
 func (u *users) matches(name, password string) bool {
 	given, givenName := sha256.Sum256([]byte(password)), sha256.Sum256([]byte(name))
@@ -83,7 +95,7 @@ func (u *users) matches(name, password string) bool {
 	for _, user := range u.list {
 		want, err := user.Password.Read()
 		if err != nil || want == "" {
-			u.log.Error("OPC UA server: the password of a user cannot be read, so he is refused", "user", user.Name, "secret", user.Password.String(), "error", err)
+			u.warned.say(u.log, "secret "+user.Name, "OPC UA server: the password of a user cannot be read or is empty, so he is refused", "user", user.Name, "secret", user.Password.String(), "error", err)
 			continue
 		}
 		sum, sumName := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(user.Name))
@@ -128,11 +140,11 @@ func (u *users) count(a attempt, free int, now time.Time) {
 	lock := min(lockFor<<min(f.count-free, 10), maxLock)
 	f.until = now.Add(lock)
 	if f.count == free {
-		who := "users"
+		who := "every user"
 		if a.user != "" {
-			who = "user"
+			who = u.known(a.user)
 		}
-		u.log.Warn("OPC UA server locks out "+who+" after wrong passwords", "user", a.user, "address", a.address, "failures", f.count, "for", lock.String())
+		u.log.Warn("OPC UA server locks out after wrong passwords", "user", who, "address", a.address, "failures", f.count, "for", lock.String())
 	}
 }
 

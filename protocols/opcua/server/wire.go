@@ -37,11 +37,14 @@ const (
 
 // times are how long a client may take.
 type times struct {
-	open  time.Duration // without a channel
-	chunk time.Duration // from its first byte to its last
+	open     time.Duration // without a channel
+	stranger time.Duration // with a channel and without a session
+	chunk    time.Duration // from its first byte to its last
 }
 
-func usualTimes() times { return times{open: 10 * time.Second, chunk: 10 * time.Second} }
+func usualTimes() times {
+	return times{open: 10 * time.Second, stranger: time.Minute, chunk: 10 * time.Second}
+}
 
 // frame is one chunk as it is on the wire.
 type frame struct {
