@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,8 +55,13 @@ func (m *Mirror) Arm(target string, d time.Duration, who string) error {
 	if err != nil {
 		return err
 	}
-	t.command.Lock()
-	defer t.command.Unlock()
+	if !t.command.within(commandWithin) {
+		return fmt.Errorf("target %s is not armed: %w", target, errCommandWaits)
+	}
+	defer t.command.leave()
+	m.mu.Lock()
+	disarms := t.disarms
+	m.mu.Unlock()
 	e, err := t.armEntry(d, who)
 	if err != nil {
 		return err
@@ -64,7 +70,9 @@ func (m *Mirror) Arm(target string, d time.Duration, who string) error {
 		return fmt.Errorf("target %s is not armed: the audit log takes no record: %w", target, err)
 	}
 	m.mu.Lock()
-	t.disarming = false
+	if t.disarms == disarms { // else who disarms it now has the last word
+		t.disarming = false
+	}
 	m.mu.Unlock()
 	t.poke()
 	return nil
@@ -102,14 +110,16 @@ func (m *Mirror) Disarm(target, who string) error {
 	if err != nil {
 		return err
 	}
-	t.command.Lock()
-	defer t.command.Unlock()
 	// In force first, so that a failing log cannot keep a target armed.
-	m.mu.Lock()
-	t.disarming = true
-	m.mu.Unlock()
-	t.gate.Lock()   // waits for a write that is under way
-	t.gate.Unlock() //nolint:staticcheck // empty on purpose
+	t.stopWriting()
+	if !t.command.within(commandWithin) {
+		return fmt.Errorf("target %s is disarmed until the gateway stops: %w", target, errCommandWaits)
+	}
+	defer t.command.leave()
+	if !t.gate.within(ioWithin + commandWithin) {
+		return fmt.Errorf("target %s is disarmed until the gateway stops, but a write that began before does not end; look at the device", target)
+	}
+	t.gate.leave()
 	e := &entry{kind: kindDisarm, target: target, who: who, change: change{Arming: &arming{Disarmed: true, From: m.moment(), Who: who}}}
 	if err := t.recordCommand(e); err != nil {
 		return fmt.Errorf("target %s is disarmed until the gateway stops, but the audit log takes no record of it: %w", target, err)
@@ -119,6 +129,38 @@ func (m *Mirror) Disarm(target, who string) error {
 	m.mu.Unlock()
 	t.poke()
 	return nil
+}
+
+// stopWriting keeps any write from beginning.
+func (t *target) stopWriting() {
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	t.disarming = true
+	t.disarms++
+}
+
+// errCommandWaits says that a command cannot be recorded since another is not yet.
+var errCommandWaits = errors.New("a command before it still waits for the audit log; see its state by millrace mirror status")
+
+// lock is a mutex that can be waited for with a time limit.
+type lock chan struct{}
+
+func newLock() lock { return make(lock, 1) }
+
+func (l lock) take() { l <- struct{}{} }
+
+func (l lock) leave() { <-l }
+
+// within takes the lock, or gives up after d.
+func (l lock) within(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case l <- struct{}{}:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // commanded is the target of a command, which has to be one that can be armed.
@@ -147,11 +189,13 @@ func (t *target) recordCommand(e *entry) error {
 // is not stepped. After a reboot the wall clock says what is left, once it is
 // synchronised; until then the target is not armed.
 func (t *target) endArming(ctx context.Context) {
-	if !t.command.TryLock() {
+	select {
+	case t.command <- struct{}{}:
+	default:
 		t.within(time.Second) // a command is being recorded
 		return
 	}
-	defer t.command.Unlock()
+	defer t.command.leave()
 	m := t.m
 	m.mu.Lock()
 	a := m.state.of(t.cfg.Name).Arming

@@ -143,7 +143,7 @@ func (m *Mirror) revive(h *held) {
 
 func (m *Mirror) addTarget(cfg *Target) error {
 	t := &target{
-		m: m, cfg: cfg, log: m.s.Log.With("target", cfg.Name), wake: make(chan struct{}, 1),
+		m: m, cfg: cfg, log: m.s.Log.With("target", cfg.Name), wake: make(chan struct{}, 1), gate: newLock(), command: newLock(),
 		outcomes: map[string]uint64{}, refused: map[string]uint64{},
 		rules: guard.Rules{
 			Type: cfg.Type, Unit: cfg.Unit, Min: cfg.Min, Max: cfg.Max, MaxStep: cfg.MaxStep, Clamp: cfg.Clamp,

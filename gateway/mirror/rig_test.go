@@ -41,6 +41,8 @@ type world struct {
 	down    map[string]string // by component
 	opened  int               // feeds and targets
 	step    func(name string)
+	// armedUntil is until when a write may begin, since boot, where a test keeps it.
+	armedUntil time.Duration
 }
 
 // disk is the audit log on the world's disk.
@@ -120,10 +122,12 @@ type plc struct {
 	panics    bool          // the next write does
 	writes    []protocols.Command
 	writtenAt []time.Duration // since boot
-	reads     int
-	states    []protocols.State
-	restored  []protocols.Command
-	closed    bool
+	// allowedUntil is what the world knew of the arming at each write.
+	allowedUntil []time.Duration
+	reads        int
+	states       []protocols.State
+	restored     []protocols.Command
+	closed       bool
 }
 
 func (p *plc) Prepare(_ context.Context, v sample.Value) (sample.Value, error) {
@@ -163,6 +167,7 @@ func (p *plc) Write(ctx context.Context, c protocols.Command) error {
 	}
 	p.writes = append(p.writes, c)
 	p.writtenAt = append(p.writtenAt, p.w.clock.SinceBoot())
+	p.allowedUntil = append(p.allowedUntil, p.w.armedUntil)
 	if p.ignores {
 		return p.write
 	}

@@ -257,8 +257,8 @@ func (t *target) tell(ctx context.Context) {
 
 // sendState tells the device its state, unless the target was disarmed meanwhile.
 func (t *target) sendState(ctx context.Context, s protocols.State) (sent bool, _ error) {
-	t.gate.Lock()
-	defer t.gate.Unlock()
+	t.gate.take()
+	defer t.gate.leave()
 	if t.modeNow() != guard.Armed {
 		return false, nil
 	}
@@ -274,8 +274,8 @@ func (t *target) restore() {
 	if t.restored || !ok || !t.m.s.Synchronised() {
 		return
 	}
-	t.gate.Lock()
-	defer t.gate.Unlock()
+	t.gate.take()
+	defer t.gate.leave()
 	t.m.mu.Lock()
 	last, valid := t.m.state.of(t.cfg.Name).Last, t.valid(t.m.state.of(t.cfg.Name))
 	armed := t.m.mode(t) == guard.Armed

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"millrace/gateway/mirror/guard"
@@ -34,12 +33,13 @@ type target struct {
 
 	// gate is held while anything is written to the device, so that who disarms
 	// the target can wait for the end of it.
-	gate sync.Mutex
-	// commands are carried out one after the other.
-	command sync.Mutex
+	gate lock
+	// command is held while a command, or the end of one, is carried out.
+	command lock
 
 	// Guarded by m.mu.
 	disarming bool // no write may begin, though that is not recorded yet
+	disarms   uint64
 	away      bool // the device is
 	outcome   *LastOutcome
 	logged    Outcome // the last that made a line
@@ -414,8 +414,8 @@ func (t *target) write(ctx context.Context, o *intent, present, old *sample.Valu
 
 // send writes, if the guards still have nothing against it.
 func (t *target) send(ctx context.Context, o *intent, present *sample.Value) (guard.Verdict, error) {
-	t.gate.Lock()
-	defer t.gate.Unlock()
+	t.gate.take()
+	defer t.gate.leave()
 	v := t.recheck(o, present)
 	if v.Action != guard.Write {
 		return v, nil
