@@ -301,6 +301,29 @@ func TestAnUnknownWriteIsNotUndone(t *testing.T) {
 	}
 }
 
+// A connection that breaks once the message is out, and before its
+// acknowledgement.
+func TestAConnectionThatIsLostInBetween(t *testing.T) {
+	b := startBroker(t, mqttsim.Options{})
+	x := openTarget(t, b, described(sample.Float64, func(*Target) {}))
+	if _, err := x.Read(t.Context()); err != nil { // it connects
+		t.Fatal(err)
+	}
+	b.Silence(true)
+	ended := make(chan error, 1)
+	go func() { ended <- x.Write(t.Context(), command(sample.FloatValue(41.5))) }()
+	until(t, "the message is out", func() bool { return len(b.Published()) == 1 })
+	b.Drop()
+	err := <-ended
+	b.Silence(false)
+	if protocols.OutcomeOf(err) != protocols.Unknown || err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+	if r, err := x.Read(t.Context()); err != nil || r.Value != sample.FloatValue(41.5) || len(b.Published()) != 1 {
+		t.Errorf("reads %+v, %v, after %d messages", r, err, len(b.Published()))
+	}
+}
+
 // A broker that does not let the topic be read makes writes unverifiable.
 func TestATopicThatMayNotBeRead(t *testing.T) {
 	b := startBroker(t, mqttsim.Options{})

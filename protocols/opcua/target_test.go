@@ -136,6 +136,7 @@ func TestTargets(t *testing.T) {
 		{"a server that claims too much", testClaims},
 		{"what the server answers", testAnswers},
 		{"a server that falls silent", testSilent},
+		{"a connection that is lost in between", testLostInBetween},
 		{"nodes that cannot be written", testUnfitNodes},
 		{"a node that holds nothing yet", testEmptyNode},
 		{"tell leaves what is not ours", testNotOurs},
@@ -394,6 +395,30 @@ func testSilent(t *testing.T, l *lab) {
 	}
 	if v := x.Value(x.name); v.Status != ua.StatusBadOutOfService || v.Value.Value() != 3.0 {
 		t.Errorf("stale, the node holds %v, %v", v.Value.Value(), v.Status)
+	}
+}
+
+// A connection that breaks once the request is out, and before its answer.
+func testLostInBetween(t *testing.T, l *lab) {
+	x := l.target(t, opcuasim.Node{Value: 1.0}, nil)
+	if _, err := x.Prepare(t.Context(), sample.FloatValue(2)); err != nil {
+		t.Fatal(err)
+	}
+	x.Silence(true)
+	ended := make(chan error, 1)
+	go func() { ended <- x.Write(t.Context(), command(sample.FloatValue(2))) }()
+	for end := time.Now().Add(patience); x.WriteRequests() == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	x.Stop()
+	err := <-ended
+	x.Silence(false)
+	fails(t, err, protocols.Unknown, "write node ")
+	fails(t, x.Write(t.Context(), command(sample.FloatValue(3))), protocols.Unsent, "check that the server runs")
+	if err := x.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := x.Read(t.Context()); err != nil || r.Value != sample.FloatValue(2) || x.WriteRequests() != 1 {
+		t.Errorf("reads %+v, %v, after %d requests", r, err, x.WriteRequests())
 	}
 }
 
