@@ -90,7 +90,7 @@ func TestBatteryNotices(t *testing.T) {
 			said := ""
 			for seed := uint64(1); seed <= 5 && !strings.Contains(said, c.want); seed++ {
 				synctest.Test(t, func(t *testing.T) {
-					x := newTrial(seed, t.TempDir())
+					x := newTrial(seed, t.TempDir(), rules())
 					c.spoil(x)
 					x.fileBytes = 1 << 30 // what is lost is not noticed by the log itself
 					if err := errors.Join(x.run(300), x.judge()); err != nil {

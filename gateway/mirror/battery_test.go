@@ -77,9 +77,9 @@ type trial struct {
 	kills, cuts, stops int
 }
 
-func newTrial(seed uint64, dir string) *trial {
+func newTrial(seed uint64, dir string, rules []*rule) *trial {
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	t := &trial{rnd: rnd, rules: rules(), strict: rnd.IntN(2) == 0, until: map[string]time.Time{}, fileBytes: 24 << 10}
+	t := &trial{rnd: rnd, rules: rules, strict: rnd.IntN(2) == 0, until: map[string]time.Time{}, fileBytes: 24 << 10}
 	t.w = newWorld(rand.New(rand.NewPCG(seed, 2)), time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC), dir, t.rules)
 	t.w.duplicate = true
 	t.g = newGenerator(rnd, t.w.clock.Now, t.rules)
@@ -456,7 +456,7 @@ func battery(t *testing.T, commands int, seed uint64) map[string]int {
 				t.Parallel()
 				dir := t.TempDir()
 				synctest.Test(t, func(t *testing.T) {
-					x := newTrial(seed, dir)
+					x := newTrial(seed, dir, rules())
 					if err := x.run(n); err != nil {
 						t.Fatal(err)
 					}

@@ -75,6 +75,7 @@ type setup struct {
 	out     string   // the file sink's directory; likewise
 	under   []string // a command that the gateway is run by, with its arguments
 	quick   bool     // do not wait until the sources are up
+	more    string   // further sections, in YAML
 }
 
 // start runs a gateway with a file sink.
@@ -94,8 +95,8 @@ func (b *bench) start(o setup) (*daemon, error) {
 	if o.keys != "" {
 		keys += ", " + o.keys
 	}
-	text := fmt.Sprintf("gateway: {site: bench, id: gw1}\nspool: {%s}\ncontrol: {socket: %s}\nsources:\n%ssinks:\n  - {name: out, type: file, dir: %s}\n",
-		keys, d.socket, o.sources, o.out)
+	text := fmt.Sprintf("gateway: {site: bench, id: gw1}\nspool: {%s}\ncontrol: {socket: %s}\nsources:\n%ssinks:\n  - {name: out, type: file, dir: %s}\n%s",
+		keys, d.socket, o.sources, o.out, o.more)
 	config := filepath.Join(dir, "millrace.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
