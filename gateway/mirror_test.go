@@ -7,15 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"millrace/feeds"
+	feedsall "millrace/feeds/all"
 	"millrace/gateway"
 	"millrace/gateway/config"
 	"millrace/gateway/control"
@@ -25,6 +29,7 @@ import (
 	protocols "millrace/protocols/all"
 	"millrace/sample"
 	"millrace/sample/result"
+	transport "millrace/uploader"
 	uploader "millrace/uploader/all"
 )
 
@@ -40,6 +45,8 @@ type mirrored struct {
 	stop func() error
 	// hurry, where not nil, is closed for a second signal.
 	hurry chan struct{}
+	// dial, where not nil, connects to endpoints.
+	dial transport.Dial
 }
 
 // socket is the gateway's local socket.
@@ -47,7 +54,7 @@ func (m *mirrored) socket() string { return filepath.Join(m.dir, "c.sock") }
 
 func mirrorConfig(t *testing.T, d *desk, dir, listen, section string) *config.Config {
 	t.Helper()
-	r := config.Registry{Protocols: append(protocols.List(), panel{d, false}, panel{d, true}), Sinks: uploader.List(), Feeds: []feeds.Kind{tray{d}}}
+	r := config.Registry{Protocols: append(protocols.List(), panel{d, false}, panel{d, true}), Sinks: uploader.List(), Feeds: append(feedsall.List(), tray{d})}
 	cfg, err := config.Parse("millrace.yaml", fmt.Appendf(nil, `
 gateway: {site: plant, id: gw1}
 clock: {sync: ignore}
@@ -80,7 +87,7 @@ func (m *mirrored) start(section string) {
 	var err error
 	m.Gateway, err = gateway.New(m.t.Context(), gateway.Options{
 		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: m.dir,
-		Hurry: m.hurry,
+		Hurry: m.hurry, Dial: m.dial,
 	})
 	if err != nil {
 		m.t.Fatal(err)
@@ -203,6 +210,57 @@ func TestWhatIsOffIsNotBuilt(t *testing.T) {
 				t.Errorf("what was opened is not closed: %s", m.desk)
 			}
 		})
+	}
+}
+
+// TestADisabledMirrorDialsNobody, of real parts: the device and the queue are one
+// listener that counts. Switched on, both call it.
+func TestADisabledMirrorDialsNobody(t *testing.T) {
+	for _, enabled := range []bool{false, true} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var calls atomic.Int64
+		var listening sync.WaitGroup
+		listening.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				calls.Add(1)
+				_ = c.Close() // it was only counted
+			}
+		})
+		var dialled atomic.Int64
+		m := &mirrored{t: t, dir: t.TempDir(), http: freeAddr(t), desk: newDesk(), dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialled.Add(1)
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		}}
+		if err := os.WriteFile(filepath.Join(m.dir, "secret"), []byte("secret\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.start(fmt.Sprintf(`  enabled: %v
+  signature: optional
+  feeds: [{name: results, type: sqs, queue_url: "http://%[2]s/000000000000/results", region: eu-central-1, endpoint: "http://%[2]s", credentials: {access_key_id: A, secret_access_key: "file:%[3]s/secret"}}]
+  devices: [{name: plc, type: modbus, connection: {url: "tcp://%[2]s"}}]
+  targets: [{name: sp1, mode: armed, feeds: [results], type: float64, write: {to: plc, address: "holding:0", type: float32, heartbeat_address: "holding:2"}}]
+`, enabled, l.Addr(), m.dir))
+		m.post("ok", "true")
+		m.post("temp", "20")
+		if enabled {
+			m.until("the feed dials", func() bool { return dialled.Load() > 0 })
+			m.until("the device is called", func() bool { return calls.Load() > dialled.Load() })
+		}
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if n := calls.Load(); !enabled && (n != 0 || dialled.Load() != 0) {
+			t.Errorf("a disabled mirror has called %d times, and dialled %d times", n, dialled.Load())
+		}
+		_ = l.Close() // which ends the listening
+		listening.Wait()
 	}
 }
 

@@ -29,6 +29,14 @@ type TargetConfig interface {
 	Places() []string
 }
 
+// Located is implemented by configurations whose LinkKey also tells settings
+// apart, so that two links can lead to one device.
+type Located interface {
+	// Location names the device, whatever the settings: what two targets write at
+	// the same Place of one Location is the same.
+	Location() string
+}
+
 // Described is implemented by target settings that show what the target is, as
 // a server of the gateway's own does. The gateway calls Describe once it has
 // decoded them, before Validate.

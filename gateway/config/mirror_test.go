@@ -40,6 +40,7 @@ func (r rack) NewConfig() protocols.Config {
 type rackConfig struct {
 	URL  string `yaml:"url"`
 	Slot int    `yaml:"slot"`
+	Pace int    `yaml:"pace"` // which the link's key does not tell
 }
 
 func (c *rackConfig) Validate(src *protocols.SourceConfig) (faults []protocols.Fault) {
@@ -56,7 +57,8 @@ func (c *rackConfig) Validate(src *protocols.SourceConfig) (faults []protocols.F
 	}
 	return faults
 }
-func (c *rackConfig) LinkKey() string { return "rack " + c.URL }
+func (c *rackConfig) LinkKey() string  { return fmt.Sprintf("rack %s slot %d", c.URL, c.Slot) }
+func (c *rackConfig) Location() string { return "rack " + c.URL }
 func (c *rackConfig) Open(protocols.Settings) (protocols.Connection, error) {
 	return nil, errors.New("not opened by tests of the configuration")
 }

@@ -411,8 +411,12 @@ func (c *checker) targetWrite(path string, t *Target, n *yaml.Node) {
 	if len(faults) > 0 || to.key == "" {
 		return
 	}
+	at := to.key
+	if l, ok := to.config.(protocols.Located); ok {
+		at = l.Location()
+	}
 	for _, p := range t.Write.Places() {
-		key := to.key + " " + p
+		key := at + " " + p
 		if first, ok := c.mirrors.places[key]; ok {
 			if first != path {
 				c.wrong(path, fmt.Sprintf("%s of %s is written by %s too", p, to.what, strings.TrimSuffix(first, ".write")), "give each target a place of its own")

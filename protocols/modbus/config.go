@@ -113,11 +113,7 @@ func (c *Config) connectTimeout() time.Duration {
 // so sources share a link only when theirs are the same; settings that differ
 // from the defaults are part of the key.
 func (c *Config) LinkKey() string {
-	host, err := c.hostPort()
-	if err != nil {
-		host = c.URL
-	}
-	key := "modbus tcp://" + host
+	key := c.Location()
 	own, def := *c, *Protocol{}.NewConfig().(*Config)
 	own.URL, def.URL = "", ""
 	if own != def {
@@ -125,6 +121,15 @@ func (c *Config) LinkKey() string {
 			c.connectTimeout(), c.ByteOrder, c.WordOrder, c.AddressBase, c.MaxRegisters, c.MaxCoils, c.MaxGap, c.Pause, c.IdleReconnect)
 	}
 	return key
+}
+
+// Location implements protocols.Located.
+func (c *Config) Location() string {
+	host, err := c.hostPort()
+	if err != nil {
+		host = c.URL
+	}
+	return "modbus tcp://" + host
 }
 
 // Validate implements protocols.Config.

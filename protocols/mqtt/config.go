@@ -124,6 +124,9 @@ func (c *Config) LinkKey() string {
 	return fmt.Sprintf("mqtt %s client=%s settings=%08x", c.URL, id, h.Sum32())
 }
 
+// Location implements protocols.Located.
+func (c *Config) Location() string { return "mqtt " + c.URL }
+
 var defaultPorts = map[string]string{"tcp": "1883", "mqtt": "1883", "ssl": "8883", "tls": "8883", "mqtts": "8883", "ws": "80", "wss": "443"}
 
 // broker is a parsed URL.

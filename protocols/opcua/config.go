@@ -146,6 +146,9 @@ func (c *Config) LinkKey() string {
 	return key
 }
 
+// Location implements protocols.Located.
+func (c *Config) Location() string { return "opcua " + c.URL }
+
 // Open implements protocols.Config.
 func (c *Config) Open(s protocols.Settings) (protocols.Connection, error) {
 	u, err := url.Parse(c.URL)
