@@ -190,7 +190,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	if err := m.record(ctx, m.auditHealth.Beat, &entry{kind: kindStart}); err != nil {
+	if err := m.record(ctx, m.beatAll, &entry{kind: kindStart}); err != nil {
 		return nil // told to stop before anything could be recorded; the audit log's health says why
 	}
 	if err := m.tidy(ctx); err != nil {
@@ -262,11 +262,25 @@ func (m *Mirror) tidy(ctx context.Context) error {
 		}
 	}
 	m.mu.Unlock()
-	if err := m.record(ctx, m.auditHealth.Beat, entries...); err != nil {
+	if err := m.record(ctx, m.beatAll, entries...); err != nil {
 		return err
 	}
 	m.settled(entries...)
 	return nil
+}
+
+// beatAll beats for the parts whose loops do not run yet, since the log takes no
+// record: that is down, and not stuck.
+func (m *Mirror) beatAll() {
+	m.auditHealth.Beat()
+	for _, t := range m.targets {
+		if t.dev != nil {
+			t.health.Beat()
+		}
+	}
+	for _, f := range m.feeds {
+		f.health.Beat()
+	}
 }
 
 // Close closes the targets, the feeds and the audit log. It is called after Run

@@ -622,3 +622,42 @@ func TestTheSameValueAgain(t *testing.T) {
 		r.tells("held sp1 2", "intent sp1 2", "outcome sp1 2 unverified")
 	})
 }
+
+// alive fails the test if a part has not beaten for longer than it may.
+func (r *rig) alive(when string) {
+	r.t.Helper()
+	r.lock(func() {
+		for _, name := range []string{"audit", "target/sp1", "feed/results"} {
+			if silent := time.Since(r.beats[name]); silent > 20*time.Second {
+				r.t.Errorf("%s: %s has not beaten for %s", when, name, silent)
+			}
+		}
+	})
+}
+
+// Whatever waits, nothing seems stuck.
+func TestAllPartsBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := errors.New("no space left on device")
+		r := newRig(t, []Target{sp1()})
+		p := r.devices["sp1"]
+		r.logFail = full
+		r.start()
+		r.pass(5 * time.Minute)
+		r.alive("the log takes no record at the start")
+		r.lock(func() { r.logFail = nil })
+		r.pass(5 * time.Minute)
+		r.alive("idle")
+		r.lock(func() { r.logFail = full })
+		r.send(r.result(1, 1))
+		r.pass(5 * time.Minute)
+		r.alive("the log takes no record")
+		r.lock(func() { r.logFail, p.prepare = nil, errors.New("away") })
+		r.pass(5 * time.Minute)
+		r.alive("the device is away")
+		r.lock(func() { r.feed.err = errors.New("away") })
+		r.pass(5 * time.Minute)
+		r.alive("the feed is away")
+		r.stop()
+	})
+}

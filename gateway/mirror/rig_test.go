@@ -39,7 +39,8 @@ type world struct {
 	tags    map[string]protocols.Reading
 	lines   strings.Builder
 	down    map[string]string // by component
-	opened  int               // feeds and targets
+	beats   map[string]time.Time
+	opened  int // feeds and targets
 	step    func(name string)
 	// armedUntil is until when a write may begin, since boot, where a test keeps it.
 	armedUntil time.Duration
@@ -313,8 +314,14 @@ type component struct {
 	name string
 }
 
-func (c component) Beat() {}
-func (c component) Up()   { c.set("") }
+func (c component) Beat() {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.beats[c.name] = time.Now()
+}
+
+func (c component) Up() { c.set("") }
+
 func (c component) Down(err error) {
 	c.set(err.Error())
 }
@@ -359,7 +366,7 @@ func within(t *testing.T, targets []Target, test func(r *rig)) {
 func newRig(t *testing.T, targets []Target) *rig {
 	w := &world{
 		clock: clock.NewRunningFake(time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)), devices: map[string]*plc{},
-		tags: map[string]protocols.Reading{}, down: map[string]string{},
+		tags: map[string]protocols.Reading{}, down: map[string]string{}, beats: map[string]time.Time{},
 	}
 	w.feed = &queue{w: w, wake: make(chan struct{}, 1)}
 	r := &rig{world: w, t: t, cfg: Config{Feeds: []Feed{{Name: "results", Config: w.feed}}, Targets: targets}}
