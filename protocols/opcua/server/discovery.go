@@ -139,7 +139,7 @@ func (cl *call) dialled(here string) string {
 	return cl.conn.url
 }
 
-func (s *Server) buildInfo() *ua.BuildInfo {
+func buildInfo() *ua.BuildInfo {
 	info := &ua.BuildInfo{ProductURI: productURI, ManufacturerName: "millrace", ProductName: "millrace", SoftwareVersion: "unknown"}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		info.SoftwareVersion = b.Main.Version
@@ -155,8 +155,4 @@ func (s *Server) buildInfo() *ua.BuildInfo {
 		}
 	}
 	return info
-}
-
-func (s *Server) status(now time.Time) *ua.ServerStatusDataType {
-	return &ua.ServerStatusDataType{StartTime: s.started, CurrentTime: now, State: ua.ServerStateRunning, BuildInfo: s.buildInfo(), ShutdownReason: ua.NewLocalizedText("")}
 }

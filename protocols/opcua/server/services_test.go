@@ -302,6 +302,33 @@ func TestBrowseRequests(t *testing.T) {
 	}
 }
 
+// One request does not have the server gather without end.
+func TestBrowsesAreBounded(t *testing.T) {
+	var many []protocols.Tag
+	for i := range 2000 {
+		many = append(many, protocols.Tag{Name: fmt.Sprintf("north/big/t%d", i)})
+	}
+	r := start(t, plain(t), func(r *rig) {
+		if err := errors.Join(r.build(), func() (err error) {
+			for _, tag := range many {
+				err = errors.Join(err, r.addLive(tag, r.latest))
+			}
+			return err
+		}()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	c := r.client()
+	if n := len(all(t, c, ua.NewStringNodeID(1, "folder:live/north/big"), 0)); n != len(many) {
+		t.Errorf("%d of %d", n, len(many))
+	}
+	b := &ua.BrowseDescription{NodeID: ua.NewStringNodeID(1, "folder:live/north/big"), ReferenceTypeID: ua.NewTwoByteNodeID(0), ResultMask: uint32(ua.BrowseResultMaskAll)}
+	_, err := c.Browse(ctxOf(t), &ua.BrowseRequest{View: &ua.ViewDescription{ViewID: ua.NewTwoByteNodeID(0)}, NodesToBrowse: slices.Repeat([]*ua.BrowseDescription{b}, maxOperations)})
+	if !errors.Is(err, ua.StatusBadResponseTooLarge) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBrowsePathsAndRegisteredNodes(t *testing.T) {
 	r := start(t, plain(t), nil)
 	c := r.client()

@@ -153,7 +153,7 @@ func (all *sessions) lost(c *conn) {
 	for _, s := range all.list() {
 		s.mu.Lock()
 		if s.conn == c {
-			s.conn = nil
+			s.conn, s.publishes = nil, nil
 		}
 		s.mu.Unlock()
 	}

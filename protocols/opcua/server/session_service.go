@@ -146,6 +146,9 @@ func (cl *call) activateSession(r *ua.ActivateSessionRequest) (ua.Response, erro
 	if !bytes.Equal(s.nonce, nonce) {
 		return nil, ua.StatusBadNonceInvalid // another request has used it meanwhile
 	}
+	if s.conn != cl.conn {
+		s.publishes = nil // nobody waits for them on the other channel any more
+	}
 	s.conn, s.activated, s.user, s.nonce, s.seen = cl.conn, true, name, newNonce(), time.Now()
 	cl.conn.ch.max, cl.conn.active = maxMessage, true
 	if !activated {

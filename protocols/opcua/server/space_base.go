@@ -140,13 +140,15 @@ type baseVariable struct {
 func (s *Server) baseVariables() []baseVariable {
 	const comp, prop, data, property = id.HasComponent, id.HasProperty, 63, 68
 	const status, build, caps, limits = id.Server_ServerStatus, id.Server_ServerStatus_BuildInfo, id.Server_ServerCapabilities, id.Server_ServerCapabilities_OperationLimits
-	info := s.buildInfo()
+	info := buildInfo()
 	return []baseVariable{
 		{id.Server_ServerArray, "ServerArray", id.Server, prop, property, 12, func(time.Time) any { return []string{s.identity.URI} }},
 		{id.Server_NamespaceArray, "NamespaceArray", id.Server, prop, property, 12, func(time.Time) any { return []string{"http://opcfoundation.org/UA/", s.identity.URI} }},
 		{id.Server_ServiceLevel, "ServiceLevel", id.Server, prop, property, 3, uint8(255)},
 		{id.Server_Auditing, "Auditing", id.Server, prop, property, 1, false},
-		{status, "ServerStatus", id.Server, comp, 2138, 862, func(now time.Time) any { return ua.NewExtensionObject(s.status(now)) }},
+		{status, "ServerStatus", id.Server, comp, 2138, 862, func(now time.Time) any {
+			return ua.NewExtensionObject(&ua.ServerStatusDataType{StartTime: s.started, CurrentTime: now, State: ua.ServerStateRunning, BuildInfo: info, ShutdownReason: ua.NewLocalizedText("")})
+		}},
 		{id.Server_ServerStatus_StartTime, "StartTime", status, comp, data, 294, func(time.Time) any { return s.started }},
 		{id.Server_ServerStatus_CurrentTime, "CurrentTime", status, comp, data, 294, func(now time.Time) any { return now }},
 		{id.Server_ServerStatus_State, "State", status, comp, data, 852, int32(ua.ServerStateRunning)},

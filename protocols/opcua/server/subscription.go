@@ -115,6 +115,11 @@ func (s *session) step(now time.Time) (out []outgoing, next time.Time) {
 		}
 		out = append(out, s.cycle(b, wall)...)
 	}
+	for _, p := range s.publishes {
+		if !p.until.IsZero() && p.until.Before(next) {
+			next = p.until
+		}
+	}
 	return out, next
 }
 

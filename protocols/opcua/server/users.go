@@ -58,17 +58,8 @@ func newUsers(list []User, log *slog.Logger, warned *once) *users {
 // login checks a password. It takes as long for a name that is unknown, and
 // refuses the right one as well while the user is locked out.
 func (u *users) login(ctx context.Context, name, password, address string, now time.Time) error {
-	locked := u.locked(name, address, now)
-	if u.matches(name, password) && !locked {
-		u.mu.Lock()
-		delete(u.failures, attempt{name, address})
-		delete(u.failures, attempt{"", address})
-		u.mu.Unlock()
+	if u.check(name, password, address, now) {
 		return nil
-	}
-	if !locked {
-		u.failed(name, address, now)
-		u.warned.say(u.log, "login "+address, "OPC UA server refuses a login: wrong user or password", "user", u.known(name), "address", address)
 	}
 	t := time.NewTimer(u.wait)
 	defer t.Stop()
@@ -77,6 +68,26 @@ func (u *users) login(ctx context.Context, name, password, address string, now t
 	case <-t.C:
 	}
 	return ua.StatusBadUserAccessDenied
+}
+
+// check lets in or counts a failure, one login after the other, so that many at
+// once are no more tries than one after the other.
+func (u *users) check(name, password, address string, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	right := u.matches(name, password)
+	if u.locked(name, address, now) {
+		return false
+	}
+	if right {
+		delete(u.failures, attempt{name, address})
+		delete(u.failures, attempt{"", address})
+		return true
+	}
+	u.count(attempt{name, address}, freeFailures, now)
+	u.count(attempt{"", address}, addressFailures, now)
+	u.warned.say(u.log, "login "+address, "OPC UA server refuses a login: wrong user or password", "user", u.known(name), "address", address)
+	return false
 }
 
 // known is how a name is logged: what is no user's name may be a password that
@@ -104,22 +115,14 @@ func (u *users) matches(name, password string) bool {
 	return found == 1
 }
 
+// locked reports a lock-out. Callers hold u.mu.
 func (u *users) locked(name, address string, now time.Time) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	for _, a := range []attempt{{name, address}, {"", address}} {
 		if f := u.failures[a]; f != nil && now.Before(f.until) {
 			return true
 		}
 	}
 	return false
-}
-
-func (u *users) failed(name, address string, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.count(attempt{name, address}, freeFailures, now)
-	u.count(attempt{"", address}, addressFailures, now)
 }
 
 // count counts a failure, and locks out after too many. Callers hold u.mu.

@@ -12,6 +12,9 @@ const (
 	maxContinuations = 20
 	// maxReferences is how many references one answer has for a node at most.
 	maxReferences = 1000
+	// maxFollowed is how many references one request can ask for, with those that
+	// are left for later. One node may have more.
+	maxFollowed = 50_000
 	// maxPathElements bounds a browse path.
 	maxPathElements = 32
 )
@@ -61,12 +64,17 @@ func (cl *call) browse(r *ua.BrowseRequest) (ua.Response, error) {
 		limit = maxReferences
 	}
 	resp := &ua.BrowseResponse{Results: make([]*ua.BrowseResult, len(r.NodesToBrowse))}
+	followed := 0
 	for i, b := range r.NodesToBrowse {
+		if followed > maxFollowed {
+			return nil, ua.StatusBadResponseTooLarge
+		}
 		refs, code := cl.conn.srv.space.follow(b)
 		if code != ua.StatusOK {
 			resp.Results[i] = &ua.BrowseResult{StatusCode: code}
 			continue
 		}
+		followed += len(refs)
 		resp.Results[i] = cl.session.part(&continuation{rest: refs, max: limit})
 	}
 	return resp, nil
