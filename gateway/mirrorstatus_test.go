@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +23,12 @@ import (
 // statusRig is a gateway that does not run, whose mirror has one target, off.
 func statusRig(t *testing.T, c clock.Clock) (*Gateway, *statusSamples) {
 	t.Helper()
+	return rigWith(t, c, "ignore")
+}
+
+// rigWith is statusRig with a word of clock.sync.
+func rigWith(t *testing.T, c clock.Clock, sync string) (*Gateway, *statusSamples) {
+	t.Helper()
 	dir := t.TempDir()
 	files := file.Kind{}.NewConfig().(*file.Config)
 	files.Dir = filepath.Join(dir, "out")
@@ -29,7 +36,8 @@ func statusRig(t *testing.T, c clock.Clock) (*Gateway, *statusSamples) {
 		Log: slog.New(slog.DiscardHandler), Clock: c,
 		Config: &config.Config{
 			Gateway: config.Gateway{Site: "north", ID: "gw1"},
-			Spool:   config.Spool{Dir: filepath.Join(dir, "spool"), MaxSize: 16 * bytesize.MiB, SegmentSize: 4 * bytesize.MiB, CommitInterval: time.Second},
+			Clock:   config.Clock{Sync: sync},
+			Spool:   config.Spool{Dir: filepath.Join(dir, "spool"), MaxSize: 16 * bytesize.MiB, SegmentSize: 4 * bytesize.MiB, CommitInterval: 10 * time.Millisecond},
 			Sinks:   []config.Sink{{Name: "files", Type: "file", Config: files, BacklogShare: 0.5}},
 			Mirror:  config.Mirror{Enabled: true, Dir: filepath.Join(dir, "mirror"), Targets: []config.Target{{Name: "sp1", Mode: config.ModeOff, Type: sample.Float64, Class: config.MirrorTag}}},
 		},
@@ -91,6 +99,39 @@ func TestStatusSamplesKeepTheirTime(t *testing.T) {
 	s.put("sp1", sample.Sample{Value: sample.StringValue("x"), Time: g.batch.Now().Add(time.Hour).UnixNano()})
 	if v := <-s.queue; v.Time > g.times.Now().UnixNano() {
 		t.Error("an outcome of the future")
+	}
+}
+
+// TestTheMirrorTrustsASynchronisedClockOnly, unless the configuration says that
+// there is no time server. A clock that was synchronised once is not enough: the
+// kernel says so only after hours without one.
+func TestTheMirrorTrustsASynchronisedClockOnly(t *testing.T) {
+	for _, mode := range []string{"ignore", "require", "auto"} {
+		f := clock.NewRunningFake(time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC))
+		f.SetSync(clock.Unsynchronised)
+		g, _ := rigWith(t, f, mode)
+		if g.synchronised() != (mode == "ignore") {
+			t.Errorf("%s: %v before the clock was read", mode, g.synchronised())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := g.batch.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, is := range []clock.Sync{clock.Unsynchronised, clock.Synchronised, clock.Unsynchronised} {
+			f.SetSync(is)
+			deadline := time.Now().Add(5 * time.Second)
+			for g.batch.Clock().Kernel != is.String() && time.Now().Before(deadline) {
+				time.Sleep(time.Millisecond)
+			}
+			if want := mode == "ignore" || is == clock.Synchronised; g.synchronised() != want {
+				t.Errorf("%s, the kernel says %s: %v", mode, is, g.synchronised())
+			}
+		}
+		cancel()
+		running.Wait()
 	}
 }
 
