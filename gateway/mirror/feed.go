@@ -32,6 +32,8 @@ type feed struct {
 	name   string
 	log    *slog.Logger
 	health protocols.Health
+	// undone is why the feed could not be told last; the loop's own.
+	undone error
 
 	status FeedStatus // guarded by m.mu
 }
@@ -89,11 +91,16 @@ func (f *feed) failed(err error) {
 }
 
 func (f *feed) answered(messages int) {
-	f.health.Up()
+	if f.undone == nil {
+		f.health.Up()
+	}
 	now := f.m.s.Clock.Now().UTC()
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	f.status.Error, f.status.LastReceive = "", &now
+	f.status.LastReceive = &now
+	if f.undone == nil {
+		f.status.Error = ""
+	}
 	if messages > 0 {
 		f.status.Received += uint64(messages)
 		f.status.LastMessage = &now
@@ -112,8 +119,8 @@ func (f *feed) sleep(ctx context.Context, d time.Duration) {
 func (f *feed) done(ctx context.Context, messages []feeds.Message) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doneWithin)
 	defer cancel()
-	if err := f.Done(ctx, messages); err != nil {
-		f.failed(err)
+	if f.undone = f.Done(ctx, messages); f.undone != nil {
+		f.failed(f.undone)
 	}
 }
 

@@ -227,19 +227,27 @@ func (m *Mirror) beatAudit(ctx context.Context) {
 	}
 }
 
-// tidy settles what waits for targets that are off now or not configured, and
-// what was a result to the version that ran before and is none to this one.
+// tidy settles what waits for targets that are off now or not configured, what
+// came from a feed that the target does not take from any more, and what was a
+// result to the version that ran before and is none to this one.
 func (m *Mirror) tidy(ctx context.Context) error {
 	var entries []*entry
 	m.mu.Lock()
 	for name, st := range m.state.Targets {
 		t := m.byName[name]
 		if t != nil && t.dev != nil {
-			if p := st.Pending; p != nil && p.r == nil {
+			switch p := st.Pending; {
+			case p == nil:
+			case p.r == nil:
 				entries = append(entries, &entry{
 					kind: kindOutcome, target: name, message: p.Message, outcome: Malformed, reason: result.UnknownSchema,
 					detail: "it was accepted by another version of millrace, and is no result to this one", change: change{Drop: true},
 				})
+			case !slices.Contains(t.cfg.Feeds, p.Feed):
+				e := p.entry(kindOutcome, name)
+				e.outcome, e.reason, e.change.Drop = Refused, string(guard.UnknownTarget), true
+				e.detail = fmt.Sprintf("it waited for the target, which takes no results from feed %s any more", p.Feed)
+				entries = append(entries, e)
 			}
 			continue
 		}

@@ -182,6 +182,26 @@ func TestDryRunDoesAllButWrite(t *testing.T) {
 	})
 }
 
+// A feed that brings and cannot be told is down all the while, and not up and
+// down with each message.
+func TestAFeedThatCannotBeTold(t *testing.T) {
+	within(t, []Target{sp1()}, func(r *rig) {
+		r.lock(func() { r.feed.deaf = errors.New("no right to delete") })
+		for v := range uint64(20) {
+			r.send(r.result(v+1, 1))
+		}
+		if why := r.downOf("feed/results"); why != "no right to delete" || r.changes != 1 {
+			t.Errorf("the feed is down: %q, after %d changes", why, r.changes)
+		}
+		r.lock(func() { r.feed.deaf = nil })
+		r.restart()
+		r.pass(time.Minute)
+		if r.undone() != 0 || r.downOf("feed/results") != "" || len(r.devices["sp1"].wrote()) != 20 {
+			t.Errorf("%d messages are not done, feed down: %q", r.undone(), r.downOf("feed/results"))
+		}
+	})
+}
+
 // Ten messages come at a time; of a flood only the newest valid one waits.
 func TestFlood(t *testing.T) {
 	sp := sp1()
@@ -423,6 +443,21 @@ func TestOffConstructsNothing(t *testing.T) {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// What waits is not written if its feed may not write there any more.
+func TestAFeedThatIsTakenAway(t *testing.T) {
+	sp, other := sp1(), sp1()
+	sp.MinInterval = time.Hour
+	other.Name = "sp2"
+	within(t, []Target{sp, other}, func(r *rig) {
+		r.send(r.result(1, 1))
+		r.send(r.result(2, 2))
+		r.stop()
+		r.cfg.Targets[0].Feeds = nil
+		r.start()
+		r.tells("held sp1 2", "outcome sp1 2 refused unknown_target")
 	})
 }
 

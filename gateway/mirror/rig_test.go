@@ -40,6 +40,7 @@ type world struct {
 	lines   strings.Builder
 	down    map[string]string // by component
 	beats   map[string]time.Time
+	changes int // of what is down
 	opened  int // feeds and targets
 	step    func(name string)
 	// armedUntil is until when a write may begin, since boot, where a test keeps it.
@@ -238,6 +239,7 @@ type queue struct {
 	flight  []feeds.Message
 	wake    chan struct{}
 	err     error
+	deaf    error // it cannot be told what is done
 	done    int
 	cursor  string
 }
@@ -287,6 +289,9 @@ func (q *queue) Done(_ context.Context, all []feeds.Message) error {
 	if q.w.dead {
 		return errDead
 	}
+	if q.deaf != nil {
+		return q.deaf
+	}
 	for _, m := range all {
 		i := slices.IndexFunc(q.flight, func(f feeds.Message) bool { return f.Key == m.Key })
 		q.flight = slices.Delete(q.flight, i, i+1)
@@ -328,6 +333,9 @@ func (c component) Down(err error) {
 func (c component) set(why string) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
+	if why != c.w.down[c.name] {
+		c.w.changes++
+	}
 	c.w.down[c.name] = why
 }
 

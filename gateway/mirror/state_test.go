@@ -264,3 +264,21 @@ func TestTheOutcomesAreDocumented(t *testing.T) {
 		t.Errorf("the document lists the kinds\n%v, the code has\n%v", got, kinds)
 	}
 }
+
+func TestStatusSamplesOfOtherValues(t *testing.T) {
+	m := &Mirror{s: Settings{Site: "north"}}
+	long := strings.Repeat("ü", maxStatusText)
+	for want, v := range map[string]sample.Value{
+		`9007199254740992`:   sample.IntValue(1 << 53),
+		`"9007199254740993"`: sample.IntValue(1<<53 + 1),
+		`true`:               sample.BoolValue(true),
+		`0.1`:                sample.FloatValue(0.1),
+		`"eco"`:              sample.StringValue("eco"),
+		`"` + strings.Repeat("ü", maxStatusText/2) + `"`: sample.StringValue(long),
+	} {
+		s := m.statusSample(&entry{target: "sp1", outcome: Unverified, new: &v, at: time.Unix(5, 0)})
+		if want := `{"outcome":"unverified","value":` + want + `,"n":0,"hash":""}`; s.Value.Str() != want || !s.Quality.IsUncertain() || s.Time != 5e9 {
+			t.Errorf("%+v, want %s", s, want)
+		}
+	}
+}

@@ -45,7 +45,8 @@ func (t *target) count(e *entry) {
 // maxStatusText bounds a text value in a status sample, in bytes.
 const maxStatusText = 256
 
-// statusSample is an outcome as it goes to the cloud.
+// statusSample is an outcome as it goes to the cloud. Whole numbers beyond 2^53
+// are strings, which no JSON parser rounds.
 func (m *Mirror) statusSample(e *entry) sample.Sample {
 	o := struct {
 		Outcome Outcome `json:"outcome"`
@@ -60,11 +61,14 @@ func (m *Mirror) statusSample(e *entry) sample.Sample {
 		o.Version = json.RawMessage(sample.AppendJSONUint(nil, e.version))
 	}
 	if e.new != nil {
-		v := *e.new
-		if v.Kind() == sample.String {
-			v = sample.StringValue(strings.ToValidUTF8(shorten(v.Str(), maxStatusText), ""))
+		switch v := *e.new; v.Kind() {
+		case sample.String:
+			o.Value = strings.ToValidUTF8(shorten(v.Str(), maxStatusText), "")
+		case sample.Int64:
+			o.Value = json.RawMessage(sample.AppendJSONInt(nil, v.Int()))
+		case sample.Null, sample.Float64, sample.Bool:
+			o.Value = Value{v}
 		}
-		o.Value = Value{v}
 	}
 	text, err := json.Marshal(o)
 	if err != nil {
