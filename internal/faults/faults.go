@@ -70,6 +70,7 @@ func Rows() []Row {
 		refusalRow(),
 		clockRow(),
 		mirrorRow(),
+		mirrorDaemonRow(),
 	}, cloudRows()...)
 }
 
