@@ -381,7 +381,7 @@ func TestTheMirrorGoesOnAfterARestart(t *testing.T) {
 func TestAStopDoesNotWaitForADevice(t *testing.T) {
 	m := &mirrored{t: t, dir: t.TempDir(), http: freeAddr(t), desk: newDesk(), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), hurry: make(chan struct{})}
 	m.desk.hang = true
-	m.start(strings.NewReplacer("mode: dry_run", "mode: armed", "KEY", base64.StdEncoding.EncodeToString(m.key.Public().(ed25519.PublicKey))).Replace(oneTarget))
+	m.start(strings.NewReplacer("mode: dry_run", "mode: armed, verify_within: 100ms", "KEY", base64.StdEncoding.EncodeToString(m.key.Public().(ed25519.PublicKey))).Replace(oneTarget))
 	m.say(m.result(1, 10))
 	m.until("the write", func() bool { return m.desk.count("written") == 1 })
 	close(m.hurry)
