@@ -5,6 +5,7 @@
 #   Eclipse Mosquitto       Debian, by apt-get download (no root needed), or the one on PATH
 #   pymodbus, asyncua       PyPI, in a virtual environment; zstandard and cryptography too, for docs/*.py
 #   ElasticMQ               Maven Central
+#   Eclipse Milo            Maven Central; a client of the gateway's own OPC UA server
 #   DynamoDB Local          Maven Central; its licence forbids passing it on, so it stays in .cache
 #
 # A test whose server cannot be installed is skipped and named at the end. With
@@ -110,6 +111,8 @@ fi || true
 if have java && have mvn; then
 	install elasticmq "$(version_in elasticmq)" install_jars &&
 		export MILLRACE_INTEROP_ELASTICMQ=$cache/elasticmq
+	install milo "$(version_in milo)" install_jars &&
+		export MILLRACE_INTEROP_MILO=$cache/milo
 	if [ "$(uname -m)" = x86_64 ]; then
 		install dynamodb "$(version_in dynamodb)" install_jars &&
 			export MILLRACE_INTEROP_DYNAMODB=$cache/dynamodb
@@ -117,7 +120,7 @@ if have java && have mvn; then
 		excused+=("dynamodb: its native library is for x86_64 only")
 	fi
 else
-	excused+=("elasticmq: java and mvn are needed" "dynamodb: java and mvn are needed")
+	excused+=("elasticmq: java and mvn are needed" "milo: java and mvn are needed" "dynamodb: java and mvn are needed")
 fi || true
 
 echo

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,48 +53,23 @@ type opcuaSaid struct {
 // closed with it. Closing its input ends it.
 func asyncuaClient(t *testing.T, c opcuaClient) (said <-chan opcuaSaid, end func()) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	cmd := exec.CommandContext(ctx, installed(t, "PYTHON"), "-u", script(t, "opcua_client.py"))
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	line, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := in.Write(append(line, '\n')); err != nil {
-		t.Fatal(err)
-	}
-	lines := make(chan opcuaSaid, 1000)
+	lines, end := text(t, exec.Command(installed(t, "PYTHON"), "-u", script(t, "opcua_client.py"), string(line)))
+	out := make(chan opcuaSaid, 1000)
 	go func() {
-		defer close(lines)
-		for s := bufio.NewScanner(out); s.Scan(); {
-			var l opcuaSaid
-			if err := json.Unmarshal(s.Bytes(), &l); err != nil {
-				l.Error = s.Text()
+		defer close(out)
+		for l := range lines {
+			var s opcuaSaid
+			if err := json.Unmarshal([]byte(l), &s); err != nil {
+				s.Error = l
 			}
-			lines <- l
+			out <- s
 		}
 	}()
-	t.Cleanup(func() {
-		in.Close()
-		for range lines {
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the client: %v", err)
-		}
-		cancel()
-	})
-	return lines, func() { in.Close() }
+	return out, end
 }
 
 // ownServer starts the gateway's own server with one live tag and one target.
@@ -147,14 +123,7 @@ func TestAsyncuaReadsOurOPCUAServer(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(trust, "client.der"), der, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	password := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(password, []byte("pump house\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var ref secret.Ref
-	if err := ref.UnmarshalText([]byte("file:" + password)); err != nil {
-		t.Fatal(err)
-	}
+	ref := secretFile(t, "pump house")
 	secured := func(c *opcuaserver.Config) {
 		c.Certificate, c.Key, c.TrustDir = own.Cert, own.Key, trust
 		c.Users = []opcuaserver.User{{Name: "scada", Password: ref}}
@@ -238,4 +207,101 @@ func TestAsyncuaReadsOurOPCUAServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMiloReadsOurOPCUAServer(t *testing.T) {
+	jars := installed(t, "MILO")
+	own, trust := selfSigned(t, "gateway", "urn:millrace:interop:server"), t.TempDir()
+	ref := secretFile(t, "pump house")
+	secured := func(c *opcuaserver.Config) {
+		c.Certificate, c.Key, c.TrustDir = own.Cert, own.Key, trust
+		c.Users = []opcuaserver.User{{Name: "scada", Password: ref}}
+	}
+	for _, c := range []struct{ policy, mode, password string }{
+		{"Basic256Sha256", "Sign", "pump house"},
+		{"Basic256Sha256", "SignAndEncrypt", "pump house"},
+		{"Aes128_Sha256_RsaOaep", "SignAndEncrypt", "pump house"},
+		{"Basic256Sha256", "SignAndEncrypt", "guess"},
+	} {
+		t.Run(c.policy+" "+c.mode+" "+c.password, func(t *testing.T) {
+			url, target := ownServer(t, secured)
+			lines, end := text(t, exec.Command("java", "-cp", filepath.Join(jars, "*"), script(t, "MiloClient.java"),
+				url, c.policy, c.mode, "scada", c.password, trust, "ns=1;s=plant/meter1/power", "ns=1;s=mirror/sp1"))
+			want := func(what string) {
+				t.Helper()
+				select {
+				case got := <-lines:
+					if !strings.HasPrefix(got, what) {
+						t.Fatalf("got %q, want %q", got, what)
+					}
+				case <-time.After(2 * patience):
+					t.Fatalf("nothing, want %q", what)
+				}
+			}
+			if c.password == "guess" {
+				want("refused status=Bad_UserAccessDenied")
+				return
+			}
+			want("browse Alive Heartbeat Live Mirror Server")
+			want("read 230.1 0")
+			want("write 803b0000")
+			want("change null 80320000")
+			now := time.Now()
+			if err := target.Write(t.Context(), protocols.Command{Value: sample.FloatValue(41.5), Time: now, Version: 17, ValidUntil: now.Add(time.Second)}); err != nil {
+				t.Fatal(err)
+			}
+			want("change 41.5 0")
+			want("change null 80310000")
+			end()
+		})
+	}
+}
+
+// text runs a program; its lines come from the channel, which is closed with it.
+// Closing its input ends it.
+func text(t *testing.T, cmd *exec.Cmd) (lines <-chan string, end func()) {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	all := make(chan string, 1000)
+	go func() {
+		defer close(all)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			all <- s.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		in.Close()
+		timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+		for range all {
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the client: %v", err)
+		}
+	})
+	return all, func() { in.Close() }
+}
+
+func secretFile(t *testing.T, what string) secret.Ref {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(what+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var ref secret.Ref
+	if err := ref.UnmarshalText([]byte("file:" + path)); err != nil {
+		t.Fatal(err)
+	}
+	return ref
 }

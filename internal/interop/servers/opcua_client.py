@@ -1,6 +1,6 @@
 """An OPC UA client on asyncua, for the gateway's own server.
 
-Reads its settings as JSON from standard input:
+Its argument is its settings, as JSON:
 
     url, security   opc.tcp://..., and "Policy,Mode" or "" for none
     cert, key       the client's certificate and key; server the server's certificate (DER)
@@ -53,8 +53,7 @@ async def paths(node, prefix=""):
 
 
 async def main():
-    line = sys.stdin.readline()
-    settings = json.loads(line)
+    settings = json.loads(sys.argv[1])
     client = Client(settings["url"], timeout=10)
     client.application_uri = settings["uri"]
     try:
