@@ -125,7 +125,7 @@ func (c *Config) Open(s protocols.Settings) (protocols.Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder %s: mode: %w", c.Dir, err)
 	}
-	f := &folder{dir: filepath.Clean(c.Dir), mode: mode, gid: -1, clock: s.Clock, log: s.Log, hook: c.hook}
+	f := &folder{dir: filepath.Clean(c.Dir), mode: mode, gid: -1, clock: s.Clock, log: s.Log, hook: c.hook, busy: make(chan struct{}, 1)}
 	f.form = form{decimal: c.Decimal, bom: c.BOM}
 	f.form.delimiter, _ = delimiter(c.Delimiter)
 	if f.hook == nil {

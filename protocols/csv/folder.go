@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"millrace/internal/clock"
 	"millrace/protocols"
@@ -24,6 +26,42 @@ type folder struct {
 	clock clock.Clock
 	log   *slog.Logger
 	hook  func(step) error
+	busy  chan struct{} // held by who works in the folder
+}
+
+const (
+	// patience bounds an access to the folder, where the caller has no limit.
+	patience = 10 * time.Second
+	// closeWithin bounds the wait for an access that does not end.
+	closeWithin = 2 * time.Second
+)
+
+// errLate says that the system has not come back from the folder: a share
+// whose server is away holds up whoever uses it.
+var errLate = errors.New("the folder does not answer in time")
+
+// within runs act and waits for it as long as ctx and patience allow. One that
+// comes late goes on by itself, and until it has ended nothing else is begun.
+func (f *folder) within(ctx context.Context, act func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case f.busy <- struct{}{}:
+	case <-ctx.Done():
+		return &failure{stepOpen, fmt.Errorf("an earlier access has not ended: %w", errLate)}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		err := act()
+		<-f.busy
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return errLate
+	}
 }
 
 // OpenSource implements protocols.Connection.
@@ -32,7 +70,14 @@ func (*folder) OpenSource(*protocols.SourceConfig, protocols.Health) (protocols.
 }
 
 // Close implements protocols.Connection.
-func (*folder) Close() error { return nil }
+func (f *folder) Close() error {
+	select {
+	case f.busy <- struct{}{}:
+		<-f.busy
+	case <-time.After(closeWithin): // it ends when the share answers
+	}
+	return nil
+}
 
 // failure says in which step replacing a file failed.
 type failure struct {
@@ -49,7 +94,20 @@ func (f *failure) Unwrap() error { return f.err }
 // replace puts data in the place of a file, by way of another one in the same
 // folder: whoever reads finds the old file or the new one, never a part. With
 // durable it has reached the disk when replace returns.
-func (f *folder) replace(name string, data []byte, durable bool) (err error) {
+func (f *folder) replace(ctx context.Context, name string, data []byte, durable bool) error {
+	var renamed atomic.Bool // or given up, whoever comes first
+	err := f.within(ctx, func() error { return f.steps(name, data, durable, &renamed) })
+	if !errors.Is(err, errLate) || errors.As(err, new(*failure)) {
+		return err
+	}
+	if renamed.CompareAndSwap(false, true) {
+		return &failure{stepSync, errLate} // it will not be renamed any more
+	}
+	return &failure{stepRename, errLate}
+}
+
+// steps does what replace says. It renames nothing where renamed is true.
+func (f *folder) steps(name string, data []byte, durable bool, renamed *atomic.Bool) (err error) {
 	do := func(at step, act func() error) {
 		if err != nil {
 			return
@@ -70,13 +128,17 @@ func (f *folder) replace(name string, data []byte, durable bool) (err error) {
 		_ = root.Close() // nothing is written by it
 	}()
 	temporary := "." + name + ".part"
+	first := fs.FileMode(0o600) // until it has its group
+	if f.mode == 0 {
+		first = 0o666 // as the umask lets it
+	}
 	var file *os.File
 	do(stepCreate, func() (e error) {
 		// One that a crash left behind is in the way.
 		if e := root.Remove(temporary); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			return e
 		}
-		file, e = root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+		file, e = root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, first)
 		return e
 	})
 	if err != nil {
@@ -102,6 +164,9 @@ func (f *folder) replace(name string, data []byte, durable bool) (err error) {
 	if e := file.Close(); err == nil && e != nil {
 		err = &failure{stepWrite, e}
 	}
+	if err == nil && !renamed.CompareAndSwap(false, true) {
+		err = &failure{stepRename, errLate} // nobody waits for it any more
+	}
 	do(stepRename, func() error { return root.Rename(temporary, name) })
 	if err != nil {
 		_ = root.Remove(temporary) // the next one removes it too
@@ -124,7 +189,16 @@ func (f *folder) replace(name string, data []byte, durable bool) (err error) {
 }
 
 // read returns a file's bytes; nil where there is none in a folder that is there.
-func (f *folder) read(name string) ([]byte, error) {
+func (f *folder) read(ctx context.Context, name string) ([]byte, error) {
+	var data []byte
+	err := f.within(ctx, func() (e error) { data, e = f.load(name); return e })
+	if err != nil {
+		return nil, err // what comes late is not looked at
+	}
+	return data, nil
+}
+
+func (f *folder) load(name string) ([]byte, error) {
 	root, err := os.OpenRoot(f.dir)
 	if err != nil {
 		return nil, err
@@ -153,6 +227,8 @@ func (f *folder) read(name string) ([]byte, error) {
 func (f *folder) explain(name string, err error) error {
 	hint := "look at the folder and its disk"
 	switch {
+	case errors.Is(err, errLate):
+		hint = "look at the share's server and the network; mount it with soft and a short timeo"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		hint = "nothing was written"
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
@@ -175,7 +251,7 @@ func outcome(err error) protocols.WriteOutcome {
 		return protocols.Unknown
 	case failed.at == stepSyncDir:
 		return protocols.Unknown // it is there, and a power cut may take it back
-	case failed.at == stepRename && (errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.ESTALE)):
+	case failed.at == stepRename && (errors.Is(err, syscall.EIO) || errors.Is(err, errLate) || errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.ESTALE)):
 		return protocols.Unknown // a share may have done it
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return protocols.Rejected

@@ -155,7 +155,7 @@ func (t *target) replace(ctx context.Context, name string, data []byte, durable 
 	if ctx.Err() != nil {
 		return unsent(t.folder.explain(name, context.Cause(ctx)))
 	}
-	if err := t.folder.replace(name, data, durable); err != nil {
+	if err := t.folder.replace(ctx, name, data, durable); err != nil {
 		explained := t.folder.explain(name, err)
 		t.health.Down(explained)
 		return &protocols.WriteError{Outcome: outcome(err), Err: explained}
@@ -166,8 +166,8 @@ func (t *target) replace(ctx context.Context, name string, data []byte, durable 
 
 // Read implements protocols.Target. Where there is no file, since nothing was
 // written yet or the importer took it away, the reading is null and Bad.
-func (t *target) Read(context.Context) (protocols.Reading, error) {
-	r, err := t.stands()
+func (t *target) Read(ctx context.Context) (protocols.Reading, error) {
+	r, err := t.stands(ctx)
 	now := t.folder.clock.Now()
 	switch {
 	case err != nil:
@@ -179,8 +179,8 @@ func (t *target) Read(context.Context) (protocols.Reading, error) {
 }
 
 // stands returns what the file says, nil where there is none.
-func (t *target) stands() (*row, error) {
-	data, err := t.folder.read(t.name)
+func (t *target) stands(ctx context.Context) (*row, error) {
+	data, err := t.folder.read(ctx, t.name)
 	if err != nil {
 		err = t.folder.explain(t.name, err)
 		t.health.Down(err)
@@ -223,7 +223,7 @@ func (t *target) Tell(ctx context.Context, s protocols.State) error {
 
 // mark writes the file again with the quality that belongs to the validity.
 func (t *target) mark(ctx context.Context, valid bool) error {
-	there, err := t.stands()
+	there, err := t.stands(ctx)
 	if err != nil || there == nil {
 		return err
 	}

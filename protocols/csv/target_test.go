@@ -1,6 +1,7 @@
 package csv
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,9 +25,16 @@ type disk struct {
 	mu      sync.Mutex
 	renames int
 	fail    map[step]error
+	hang    map[step]chan struct{}
 }
 
 func (d *disk) hook(s step) error {
+	d.mu.Lock()
+	hang := d.hang[s]
+	d.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.fail[s]; err != nil {
@@ -445,5 +453,43 @@ func TestReadersFindWholeFiles(t *testing.T) {
 	close(done)
 	if n := <-read; n == 0 {
 		t.Error("nothing was read meanwhile")
+	}
+}
+
+// A share whose server is away holds up nobody but the goroutine that uses it.
+// What was not renamed by then is not renamed later.
+func TestAFolderThatHangs(t *testing.T) {
+	for _, c := range []struct {
+		at     step
+		want   protocols.WriteOutcome
+		stands sample.Value // afterwards
+	}{
+		{stepOpen, protocols.Unsent, sample.FloatValue(1)}, {stepSync, protocols.Unsent, sample.FloatValue(1)},
+		{stepRename, protocols.Unknown, sample.FloatValue(2)}, {stepSyncDir, protocols.Unknown, sample.FloatValue(2)},
+	} {
+		cfg, disk := testConfig(t)
+		w, h := openTarget(t, cfg, described("sp1", "", sample.Float64))
+		if err := w.Write(t.Context(), command(sample.FloatValue(1))); err != nil {
+			t.Fatal(err)
+		}
+		hang := make(chan struct{})
+		disk.mu.Lock()
+		disk.hang = map[step]chan struct{}{c.at: hang}
+		disk.mu.Unlock()
+		limited, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := w.Write(limited, command(sample.FloatValue(2)))
+		if protocols.OutcomeOf(err) != c.want || err == nil || !strings.Contains(err.Error(), "does not answer in time: look at the share's server") || strings.Contains(err.Error(), "\n") || !h.IsDown() {
+			t.Errorf("%s: got %s: %v, health %v", c.at, protocols.OutcomeOf(err), err, h.Changes())
+		}
+		cancel()
+		limited, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := w.Write(limited, command(sample.FloatValue(3))); protocols.OutcomeOf(err) != protocols.Unsent || !strings.Contains(err.Error(), "an earlier access has not ended") {
+			t.Errorf("%s: the next one: %s: %v", c.at, protocols.OutcomeOf(err), err)
+		}
+		cancel()
+		close(hang)
+		if r, err := w.Read(t.Context()); err != nil || r.Value != c.stands {
+			t.Errorf("%s: afterwards it reads %+v, %v", c.at, r, err)
+		}
 	}
 }
