@@ -231,11 +231,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.log.Info("stopping", "why", context.Cause(run).Error())
 	began := time.Now()
 	stopReading()
-	if !waitFor(&reading, sourceGrace, g.o.Hurry) && !g.o.hurried() {
+	read := waitFor(&reading, sourceGrace-mirrorGrace, g.o.Hurry)
+	stopMirror()
+	if !read && !waitFor(&reading, mirrorGrace, g.o.Hurry) && !g.o.hurried() {
 		g.log.Warn("sources did not stop in time; their connections are closed", "waited", sourceGrace)
 	}
-	stopMirror()
-	closing := g.endMirror(&mirroring, max(mirrorGrace, sourceGrace-time.Since(began)))
+	closing := g.endMirror(&mirroring, sourceGrace-time.Since(began))
 	closing = errors.Join(closing, g.closeLinks())
 	stopCommit()
 	committing.Wait()

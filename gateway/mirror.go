@@ -21,8 +21,10 @@ import (
 
 const (
 	// mirrorGrace is how long the mirror may at least finish a write that is
-	// under way, where the sources took all of theirs.
+	// under way. It is the end of the sources' grace, whose connections it shares.
 	mirrorGrace = 5 * time.Second
+	// unplugGrace is how long it may take to end once its connections are closed.
+	unplugGrace = 2 * time.Second
 	// settleWithin bounds how long the mirror waits at the start for the clock's
 	// state and for the first reading of its enable tags: a result that has waited
 	// in its queue while the gateway was restarted would be refused for nothing.
@@ -206,13 +208,13 @@ func (g *Gateway) endMirror(running *sync.WaitGroup, within time.Duration) error
 	if g.mirror == nil {
 		return nil
 	}
-	if !waitFor(running, within, g.o.Hurry) {
+	if !waitFor(running, max(within, 100*time.Millisecond), g.o.Hurry) {
 		// Its links are closed next, which ends what it waits for.
 		if !g.o.hurried() {
-			g.log.Warn("the mirror did not stop in time; its connections are closed", "waited", within)
+			g.log.Warn("the mirror did not stop in time; its connections are closed", "waited", sourceGrace)
 		}
 		closing := g.closeLinks()
-		if !waitFor(running, mirrorGrace, nil) {
+		if !waitFor(running, unplugGrace, nil) {
 			g.mirror.closed = true // what still runs must not find its log closed
 			return errors.Join(closing, errors.New("the mirror does not stop; what was under way is read back after the next start"))
 		}

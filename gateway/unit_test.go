@@ -26,7 +26,7 @@ func TestAStopFitsTheUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if longest := sourceGrace + config.MaxDeadline + commitGrace; longest > limit {
+	if longest := sourceGrace + unplugGrace + config.MaxDeadline + commitGrace; longest > limit {
 		t.Errorf("a stop may take %s, and the unit allows %s", longest, limit)
 	}
 	if d := config.DefaultShutdown(); d.Grace <= 0 || d.Deadline < d.Grace || d.Deadline > config.MaxDeadline {
