@@ -13,3 +13,12 @@ func NewWithAudit(cfg Config, s Settings, o audit.Options) (*Mirror, error) {
 	}
 	return newMirror(cfg, s, auditLog{l})
 }
+
+// ForgetVersions is an engine that does not compare versions.
+func (m *Mirror) ForgetVersions() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.state.Targets {
+		t.Version = 0
+	}
+}

@@ -71,6 +71,7 @@ func TestBatteryNotices(t *testing.T) {
 	}{
 		"an intent that is not synced":      {func(x *trial) { x.w.disk.lies = true }, "no intent was on the disk"},
 		"a log that forgets":                {func(x *trial) { x.w.disk.forgets, x.w.disk.noChain = true, true }, "was there before"},
+		"a version that is not compared":    {func(x *trial) { x.forget = true }, "was there before"},
 		"a message that is deleted at once": {func(x *trial) { x.w.hasty = true }, "was deleted, and what became of it is not on the disk"},
 		"a value that is written twice":     {meddle(func(t *target) protocols.Target { return twice{t} }), "was there before"},
 		"an older value after a newer one":  {meddle(func(t *target) protocols.Target { return &relapsing{target: t} }), "was there before"},
@@ -87,13 +88,14 @@ func TestBatteryNotices(t *testing.T) {
 		}, "is to be refused for [\"unknown_key\"]"},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			said := ""
 			for seed := uint64(1); seed <= 5 && !strings.Contains(said, c.want); seed++ {
 				synctest.Test(t, func(t *testing.T) {
 					x := newTrial(seed, t.TempDir(), rules())
 					c.spoil(x)
 					x.fileBytes = 1 << 30 // what is lost is not noticed by the log itself
-					if err := errors.Join(x.run(300), x.judge()); err != nil {
+					if err := errors.Join(x.run(250), x.judge()); err != nil {
 						said += err.Error()
 					}
 				})

@@ -65,6 +65,7 @@ type trial struct {
 	tamper func(*mirror.Config)
 	meddle func(*target) protocols.Target
 	slow   time.Duration // how late the engine's clock is
+	forget bool          // the engine does not compare versions
 
 	fileBytes int64 // of the audit log's files, small so that there are many
 
@@ -288,6 +289,9 @@ func (t *trial) pass() error {
 // else does.
 func (t *trial) happen() {
 	synctest.Wait()
+	if t.forget && t.engine != nil {
+		t.engine.ForgetVersions()
+	}
 	w, now := t.w, t.w.clock.Now()
 	w.mu.Lock()
 	for name, until := range t.until {
@@ -352,10 +356,12 @@ func (w *world) ordered() (out []*place) {
 func (t *trial) command() {
 	r := t.rules[[]int{5, 3}[t.rnd.IntN(2)]]
 	now := t.w.clock.Now()
-	// A lock that is waited for would stop the fake time, so the PLC is not under
-	// way, and no kill comes meanwhile.
+	// A lock that is waited for would stop the fake time, so nothing is under way
+	// at the PLC or waits for the disk, and no kill comes meanwhile.
 	t.w.mu.Lock()
-	busy, left := t.life.dead || t.w.places[r.name].busy > 0 || t.w.disk.full || t.w.disk.failing || t.w.disk.broken, t.life.left
+	disk := t.w.disk
+	waits := disk.failing || disk.broken || slices.Contains(disk.fills.within("", now.Add(-nextTry), now), "full")
+	busy, left := t.life.dead || t.w.places[r.name].busy > 0 || waits, t.life.left
 	t.life.left = 0
 	t.w.mu.Unlock()
 	if busy {
