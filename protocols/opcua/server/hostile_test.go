@@ -413,3 +413,30 @@ func TestSequenceNumbers(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFrames has a stranger send whatever as a frame.
+func FuzzFrames(f *testing.F) {
+	r := start(f, secure(f), nil)
+	own := certificates(f).own.Cert.Raw
+	policy := []byte(ua.SecurityPolicyURIBasic256Sha256)
+	f.Add(openNone(ua.MessageSecurityModeNone))
+	f.Add(message(1, 1, 2, 2, "MSGF", []byte{1, 0, 0xac, 1}))
+	f.Add(frameOf("OPNF", words(0, uint32(len(policy))), policy, words(uint32(len(own))), own, words(20), thumbprintOf(own), make([]byte, 256)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 12 || len(b) > bufferSize {
+			return
+		}
+		for _, opened := range []bool{false, true} {
+			c := newConn(r.Server, nowhere{})
+			c.wire.limits = limits{receive: bufferSize, send: bufferSize}
+			if opened {
+				if err := c.ch.open(frame{kind: "OPN", last: 'F', raw: openNone(ua.MessageSecurityModeNone)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Errors end the connection, or not; either is right.
+			_ = c.ch.open(frame{kind: "OPN", last: b[3], raw: b})
+			_, _, _, _ = c.ch.read(frame{kind: "MSG", last: b[3], raw: b})
+		}
+	})
+}

@@ -5,13 +5,13 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/binary"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,8 +79,10 @@ type rig struct {
 	stop   func()
 	trust  string
 	latest func(tag string) (protocols.Reading, bool)
-	// told are the codes of the errors that clients were sent, behind a tap.
+	// told are the codes of the errors that clients were sent, behind a tap, and
+	// bend, where set, changes what they send.
 	told chan error
+	bend atomic.Pointer[func([]byte) []byte]
 }
 
 // tap has clients come through a listener that reads along.
@@ -105,13 +107,25 @@ func (r *rig) tap() {
 				down.Close()
 				return
 			}
-			wg.Go(func() { io.Copy(up, down); up.Close() })
+			wg.Go(func() {
+				defer up.Close()
+				for buf := make([]byte, 65536); ; {
+					n, err := down.Read(buf)
+					b := buf[:n]
+					if bend := r.bend.Load(); bend != nil && n > 0 {
+						b = (*bend)(b)
+					}
+					if _, werr := up.Write(b); err != nil || werr != nil {
+						return
+					}
+				}
+			})
 			wg.Go(func() {
 				defer down.Close()
 				for buf := make([]byte, 65536); ; {
 					n, err := up.Read(buf)
-					if bytes.HasPrefix(buf[:n], []byte("ERRF")) && n >= 12 {
-						r.told <- ua.StatusCode(binary.LittleEndian.Uint32(buf[8:]))
+					if at := bytes.Index(buf[:n], []byte("ERRF")); at >= 0 && n >= at+12 {
+						r.told <- ua.StatusCode(binary.LittleEndian.Uint32(buf[at+8:]))
 					}
 					if _, werr := down.Write(buf[:n]); err != nil || werr != nil {
 						return

@@ -390,6 +390,56 @@ func TestChannelIsRenewed(t *testing.T) {
 	}
 }
 
+// Who changes a message on the way, or sends one again, ends the connection and
+// gets nothing.
+func TestMessagesThatAreTamperedWith(t *testing.T) {
+	for name, bend := range map[string]func([]byte) []byte{
+		"a bit of the signature": func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
+		"a bit of the message":   func(b []byte) []byte { b[30] ^= 1; return b },
+		"a bit of the token":     func(b []byte) []byte { b[12] ^= 1; return b },
+		"the end cut off": func(b []byte) []byte {
+			b = b[:len(b)-16]
+			binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
+			return b
+		},
+		"nothing but a header": func(b []byte) []byte { b = b[:16]; binary.LittleEndian.PutUint32(b[4:], uint32(len(b))); return b },
+		"twice":                func(b []byte) []byte { return append(slices.Clone(b), b...) },
+	} {
+		for _, mode := range []ua.MessageSecurityMode{ua.MessageSecurityModeSign, signEncrypt} {
+			r := start(t, secure(t), nil)
+			r.tap()
+			ch := rawChannel(t, r, certificates(t).client, sha256Policy, mode)
+			s, err := createSession(t, ch, certificates(t).client, newNonce())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := activate(t, ch, s, s.ServerNonce, password); err != nil {
+				t.Fatal(err)
+			}
+			r.bend.Store(&bend)
+			_, err = ask[*ua.ReadResponse](t, ch, s.AuthenticationToken, readRequest())
+			if (err == nil) != (name == "twice") { // the first of two is answered
+				t.Errorf("%s, %v: %v", name, mode, err)
+			}
+			want := ua.StatusBadSecurityChecksFailed
+			switch name {
+			case "a bit of the token":
+				want = ua.StatusBadSecureChannelTokenUnknown
+			case "nothing but a header":
+				want = ua.StatusBadTCPInternalError
+			}
+			select {
+			case got := <-r.told:
+				if !errors.Is(got, want) {
+					t.Errorf("%s, %v: got %v, want %v", name, mode, got, want)
+				}
+			case <-time.After(patience):
+				t.Errorf("%s, %v: nothing is said", name, mode)
+			}
+		}
+	}
+}
+
 // Who is taken out of the trust list goes with the next renewal.
 func TestRenewalAsksForTrustAgain(t *testing.T) {
 	r := start(t, secure(t), nil)
