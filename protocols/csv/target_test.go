@@ -444,7 +444,7 @@ func TestReadersFindWholeFiles(t *testing.T) {
 			n++
 		}
 	}()
-	for n := range 300 {
+	for n := range 100 {
 		if err := w.Write(t.Context(), command(sample.StringValue(text(n)))); err != nil {
 			t.Error(err)
 			break
