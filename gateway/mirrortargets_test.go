@@ -190,7 +190,7 @@ mirror:
 		t.Error("the topic or the file does not show the next value")
 	}
 	for _, p := range broker.Published() {
-		if strings.Contains(string(p.Payload), "99") {
+		if strings.Contains(string(p.Payload), `"value":99`) {
 			t.Errorf("what expired was published: %s", p.Payload)
 		}
 	}
