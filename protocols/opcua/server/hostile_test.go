@@ -414,6 +414,20 @@ func TestSequenceNumbers(t *testing.T) {
 	}
 }
 
+// Nothing is taken under keys whose time is over.
+func TestTokensExpire(t *testing.T) {
+	c := start(t, plain(t), nil).offline()
+	raw := func(seq uint32) []byte { return message(c.ch.id, 1, seq, 2, "MSGF", []byte("body")) }
+	if _, got, whole, err := c.ch.read(frame{kind: "MSG", last: 'F', raw: raw(2)}); err != nil || !whole || string(got) != "body" {
+		t.Errorf("%q, %v", got, err)
+	}
+	c.ch.tokens[0].expires = time.Now().Add(-time.Millisecond)
+	var we *wireError
+	if _, _, _, err := c.ch.read(frame{kind: "MSG", last: 'F', raw: raw(3)}); !errors.As(err, &we) || we.code != ua.StatusBadSecureChannelTokenUnknown {
+		t.Errorf("got %v", err)
+	}
+}
+
 // FuzzFrames has a stranger send whatever as a frame.
 func FuzzFrames(f *testing.F) {
 	r := start(f, secure(f), nil)
