@@ -47,6 +47,39 @@ type last struct {
 	value *sample.Value
 }
 
+// history is what a fact was, from when on.
+type history struct{ changes []change }
+
+type change struct {
+	from time.Time
+	is   string // of a target's arming: by name
+	of   string
+}
+
+// set notes a change.
+func (h *history) set(at time.Time, of, is string) {
+	h.changes = append(h.changes, change{at, is, of})
+}
+
+// current is what a fact of everything is now.
+func (h *history) current() string { return h.changes[len(h.changes)-1].is }
+
+// within lists what a fact was at some time from a to b, both included; at the
+// very moment of a change it was both.
+func (h *history) within(of string, a, b time.Time) (out []string) {
+	last := ""
+	for _, c := range h.changes {
+		switch {
+		case c.of != of:
+		case c.from.Before(a):
+			last = c.is
+		case !c.from.After(b):
+			out = append(out, c.is)
+		}
+	}
+	return append(out, last)
+}
+
 // reordering is how much earlier than its record a decision may have been made:
 // an answer of the PLC comes in between.
 const reordering = 6 * slowest

@@ -82,7 +82,7 @@ func newTrial(seed uint64, dir string, rules []*rule) *trial {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t := &trial{rnd: rnd, rules: rules, strict: rnd.IntN(2) == 0, until: map[string]time.Time{}, fileBytes: 24 << 10}
 	t.w = newWorld(rand.New(rand.NewPCG(seed, 2)), time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC), dir, t.rules)
-	t.w.duplicate = true
+	t.w.duplicate, t.w.table = true, rnd.IntN(3) == 0
 	t.g = newGenerator(rnd, t.w.clock.Now, t.rules)
 	t.oracle = newOracle(t.w, t.rules, t.strict)
 	return t
@@ -92,7 +92,7 @@ func newTrial(seed uint64, dir string, rules []*rule) *trial {
 func (t *trial) config(l *life) mirror.Config {
 	c := mirror.Config{
 		Keys:              map[string]ed25519.PublicKey{goodKey: t.g.keys[goodKey].Public().(ed25519.PublicKey)},
-		SignatureRequired: t.strict, Feeds: []mirror.Feed{{Name: feedName, Config: &feed{l}}},
+		SignatureRequired: t.strict, Feeds: []mirror.Feed{{Name: feedName, Config: &feed{l: l}}},
 	}
 	for _, r := range t.rules {
 		out := mirror.Target{
@@ -423,7 +423,7 @@ func (t *trial) rest() error {
 		}
 	}
 	if n := w.waiting(); n > 0 {
-		return fmt.Errorf("%d messages are stuck in the queue", n)
+		return errors.Join(fmt.Errorf("%d messages are stuck in the queue", n), t.end(false))
 	}
 	time.Sleep(20 * time.Minute) // until the last validity is over
 	t.happenNothing()

@@ -48,39 +48,7 @@ type world struct {
 	told                  map[string]protocols.State
 	duplicate             bool // messages are delivered twice now and then
 	hasty                 bool // messages are deleted as they are handed over: the battery must notice
-}
-
-// history is what a fact was, from when on.
-type history struct{ changes []change }
-
-type change struct {
-	from time.Time
-	is   string // of a target's arming: by name
-	of   string
-}
-
-// set notes a change.
-func (h *history) set(at time.Time, of, is string) {
-	h.changes = append(h.changes, change{at, is, of})
-}
-
-// current is what a fact of everything is now.
-func (h *history) current() string { return h.changes[len(h.changes)-1].is }
-
-// within lists what a fact was at some time from a to b, both included; at the
-// very moment of a change it was both.
-func (h *history) within(of string, a, b time.Time) (out []string) {
-	last := ""
-	for _, c := range h.changes {
-		switch {
-		case c.of != of:
-		case c.from.Before(a):
-			last = c.is
-		case !c.from.After(b):
-			out = append(out, c.is)
-		}
-	}
-	return append(out, last)
+	table                 bool // it is a table with cursors, and not a queue that forgets what is done
 }
 
 // answer is what a place said when it was read.
@@ -407,6 +375,7 @@ func (t *target) Close() error { return nil }
 // message is one message in the queue, which keeps it until it is deleted.
 type message struct {
 	key     string
+	cursor  string // of a table
 	command *command
 	visible time.Time
 	deleted bool
@@ -419,6 +388,9 @@ func (w *world) put(commands []*command) map[string]*command {
 	keys := map[string]*command{}
 	for _, c := range commands {
 		m := &message{key: fmt.Sprintf("m%d-%d", c.no, w.disk.unique()), command: c}
+		if w.table {
+			m.cursor = fmt.Sprintf("%012d", w.disk.unique())
+		}
 		w.queue = append(w.queue, m)
 		keys[m.key] = c
 	}
@@ -427,14 +399,30 @@ func (w *world) put(commands []*command) map[string]*command {
 	return keys
 }
 
-// feed is the queue as one engine sees it. It is its own configuration.
-type feed struct{ l *life }
+// feed is the queue, or the table, as one engine sees it. It is its own
+// configuration.
+type feed struct {
+	l      *life
+	cursor string
+}
 
 // Validate implements feeds.Config.
 func (f *feed) Validate() []uploader.Fault { return nil }
 
-// Open implements feeds.Config.
-func (f *feed) Open(feeds.Settings) (feeds.Feed, error) { return f, nil }
+// Open implements feeds.Config. What a table has up to the cursor never comes
+// again, so that what became of it must be on the disk.
+func (f *feed) Open(s feeds.Settings) (feeds.Feed, error) {
+	w := f.l.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f.cursor = s.Cursor
+	for _, m := range w.queue {
+		if w.table && m.cursor <= f.cursor && !w.disk.decided[m.key] {
+			w.fault("message %s is skipped after a restart, and what became of it is not on the disk", m.key)
+		}
+	}
+	return f, nil
+}
 
 // Receive implements feeds.Feed.
 func (f *feed) Receive(ctx context.Context) ([]feeds.Message, error) {
@@ -470,6 +458,9 @@ func (f *feed) take() (out []feeds.Message, next time.Duration, come chan struct
 	}
 	now := w.clock.Now()
 	next = time.Hour
+	if w.table {
+		return f.read(now), time.Hour, w.come, nil
+	}
 	kept := w.queue[:0:len(w.queue)]
 	for _, m := range w.queue {
 		if m.deleted {
@@ -501,6 +492,21 @@ func (f *feed) take() (out []feeds.Message, next time.Duration, come chan struct
 	return out, next, w.come, nil
 }
 
+// read reads a table on from the cursor. It is called with the world's lock.
+func (f *feed) read(now time.Time) (out []feeds.Message) {
+	w := f.l.w
+	for _, m := range w.queue {
+		if m.cursor > f.cursor && len(out) < 10 {
+			w.deliveries[m.key] = append(w.deliveries[m.key], delivery{now, f.l.no, w.disk.lastN})
+			out = append(out, feeds.Message{Key: m.key, Body: m.command.body, Cursor: m.cursor, Handle: m})
+		}
+	}
+	if len(out) > 0 {
+		f.cursor = out[len(out)-1].Cursor
+	}
+	return out
+}
+
 // Done implements feeds.Feed: what is deleted must be on the disk.
 func (f *feed) Done(_ context.Context, messages []feeds.Message) error {
 	w := f.l.w
@@ -527,12 +533,13 @@ func (f *feed) Check(context.Context) error { return nil }
 // Close implements feeds.Feed.
 func (f *feed) Close() error { return nil }
 
-// waiting is how many messages the queue still has.
+// waiting is how many messages the queue still has, or the table has of which
+// nobody knows what became.
 func (w *world) waiting() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.queue {
-		if !m.deleted {
+		if w.table && !w.disk.decided[m.key] || !w.table && !m.deleted {
 			n++
 		}
 	}

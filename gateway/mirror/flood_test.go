@@ -10,9 +10,9 @@ import (
 	"millrace/sample"
 )
 
-// TestFlood sends each of ten targets 1,000 results a second. The newest is
+// TestFloodedTargets sends each of ten targets 1,000 results a second. The newest is
 // written at the target's shortest interval, and all others are in the audit log.
-func TestFlood(t *testing.T) {
+func TestFloodedTargets(t *testing.T) {
 	const (
 		results  = 400 // for each target, one a millisecond
 		interval = 100 * time.Millisecond
@@ -26,7 +26,7 @@ func TestFlood(t *testing.T) {
 			})
 		}
 		x := newTrial(1, dir, targets)
-		x.strict, x.fileBytes, x.w.duplicate, x.oracle.strict = false, 1<<20, false, false
+		x.strict, x.fileBytes, x.w.duplicate, x.w.table, x.oracle.strict = false, 1<<20, false, false, false
 		if err := x.start(0); err != nil {
 			t.Fatal(err)
 		}
