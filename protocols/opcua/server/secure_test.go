@@ -432,7 +432,7 @@ func TestMessagesThatAreTamperedWith(t *testing.T) {
 			}
 			r.bend.Store(&bend)
 			_, err = ask[*ua.ReadResponse](t, ch, s.AuthenticationToken, readRequest())
-			if (err == nil) != (name == "twice") { // the first of two is answered
+			if err == nil && name != "twice" { // the first of two may be answered
 				t.Errorf("%s, %v: %v", name, mode, err)
 			}
 			want := ua.StatusBadSecurityChecksFailed
