@@ -326,7 +326,7 @@ func TestPasswordTokens(t *testing.T) {
 		{"right", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: seal(len(good)+32, good, nonce), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusOK},
 		{"another nonce", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: seal(len(good)+32, good, newNonce()), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
 		{"no nonce", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: seal(len(good), good, nil), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
-		{"a wrong length", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: seal(1<<31, good, nonce), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
+		{"a wrong length", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: seal(1<<30, good, nonce), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
 		{"too short", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: bytes.Repeat([]byte{1}, 255), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
 		{"rubbish", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: bytes.Repeat([]byte{1}, 256), EncryptionAlgorithm: algo.EncryptionURI()}, ua.StatusBadIdentityTokenInvalid},
 		{"in the open", &ua.UserNameIdentityToken{PolicyID: tokenUser, UserName: userName, Password: good}, ua.StatusBadIdentityTokenInvalid},
