@@ -70,8 +70,8 @@ func (o *optimiser) look(samples []sample.Sample) {
 	}
 }
 
-// run sends a setpoint whenever there is something new, until ctx is done. One
-// of the first is more than the plant allows.
+// run sends a setpoint whenever there is something new, until ctx is done. The
+// second one is more than the plant allows.
 func (o *optimiser) run(ctx context.Context) {
 	tick := time.NewTicker(sendEvery)
 	defer tick.Stop()
@@ -83,7 +83,7 @@ func (o *optimiser) run(ctx context.Context) {
 		}
 		if mean, ok := o.mean(); ok {
 			o.send(ctx, mean)
-			if len(o.results()) == 2 {
+			if len(o.results()) == 1 {
 				o.send(ctx, tooMuch)
 			}
 		}
@@ -196,14 +196,18 @@ func (w *world) mirrorYAML(keys string) string {
 
 // handled waits until each result that was sent has come to an end.
 func (w *world) handled(ctx context.Context) {
+	sent := w.optimiser.results()
+	last := uint64(0) // that the mirror does not refuse
+	for _, r := range sent {
+		if r.Value.Float() <= setpointMax {
+			last = r.Version
+		}
+	}
 	end := time.Now().Add(handledWithin)
 	for time.Now().Before(end) && ctx.Err() == nil {
-		sent := w.optimiser.results()
 		st := w.gateway.Status().Mirror
-		if len(sent) == 0 {
-			return
-		}
-		if st != nil && len(st.Targets) == 1 && st.Targets[0].Pending == nil && st.Targets[0].Version >= sent[len(sent)-1].Version {
+		if st != nil && len(st.Feeds) == 1 && st.Feeds[0].Received >= uint64(len(sent)) && len(st.Targets) == 1 &&
+			st.Targets[0].Pending == nil && st.Targets[0].Version >= last {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
