@@ -117,7 +117,11 @@ func lock(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		err = fmt.Errorf("%s is in use by another millrace; give each its own mirror.dir", dir)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%s is in use by another millrace; give each its own mirror.dir", dir)
+		} else {
+			err = fmt.Errorf("cannot lock %s, put mirror.dir on a local disk whose file system has locks: %w", dir, err)
+		}
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
