@@ -107,7 +107,7 @@ func list(dir string) ([]int, error) {
 type missingError struct{ name string }
 
 func (e *missingError) Error() string {
-	return fmt.Sprintf("the file %s is missing between others; bring it back from a copy", e.name)
+	return fmt.Sprintf("the file %s is missing between others", e.name)
 }
 
 // lock makes this process the only one that appends.

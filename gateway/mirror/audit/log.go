@@ -79,6 +79,10 @@ func (l *Log) open() error {
 		return err
 	}
 	numbers, err := list(l.o.Dir)
+	var missing *missingError
+	if errors.As(err, &missing) {
+		return damage(l.o.Dir, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -170,18 +174,21 @@ func (l *Log) begin(number int, state json.RawMessage) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = write(f, line); err == nil {
+	if err = write(f, line); noRoom(err) {
+		return errors.Join(err, f.Close(), l.o.FS.Remove(path+newSuffix))
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
 		err = l.o.FS.Rename(path+newSuffix, path)
 	}
-	if err != nil {
-		return errors.Join(err, f.Close(), l.o.FS.Remove(path+newSuffix))
+	if err == nil {
+		err = l.o.FS.SyncDir(l.o.Dir)
 	}
-	if err = l.o.FS.SyncDir(l.o.Dir); err != nil {
-		// Whether the file is there after a power cut is not known. Nothing may be
-		// added to it, and nothing to the one before.
+	if err != nil {
+		// Whether the file is there, now or after a power cut, is not known. Nothing
+		// may be added to it, and nothing to the one before, which it follows on.
 		l.failed = err
 		return errors.Join(err, f.Close())
 	}
@@ -282,11 +289,15 @@ func (l *Log) append(records []*Record) error {
 // undo takes back what a failed write left. Only where it failed for want of
 // room is the rest of the file known to be well.
 func (l *Log) undo(err error) error {
-	room := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
-	if terr := l.file.Truncate(l.size); terr != nil || !room {
+	if terr := l.file.Truncate(l.size); terr != nil || !noRoom(err) {
 		l.failed = err
 	}
 	return err
+}
+
+// noRoom reports whether a write failed for want of room alone.
+func noRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // rotate begins a new file. Where that fails for want of room the present one

@@ -385,7 +385,10 @@ func (f *faulty) Rename(from, to string) error {
 	if err := f.ask("rename"); err != nil {
 		return err
 	}
-	return f.FS.Rename(from, to)
+	if err := f.FS.Rename(from, to); err != nil {
+		return err
+	}
+	return f.ask("renamed")
 }
 
 func (f *faulty) SyncDir(dir string) error {
@@ -478,6 +481,88 @@ func TestAnErrorOfTheDiskEndsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole(t, dir)
+	}
+}
+
+// TestAFileThatCannotBeBegunForCertain: after an error of the disk in the
+// middle of a rotation the file before must not grow on, since the new one,
+// which follows on its end, may be there.
+func TestAFileThatCannotBeBegunForCertain(t *testing.T) {
+	for what, f := range map[string]func(string) error{
+		"write": always("write", syscall.EIO), "sync": always("sync", syscall.ENOSPC),
+		"rename": always("rename", syscall.EIO), "rename that took effect": always("renamed", syscall.EIO),
+	} {
+		dir := t.TempDir()
+		disk := &faulty{FS: disk{}}
+		o := options(dir)
+		o.FS, o.MaxFileBytes = disk, 2000
+		l := mustOpen(t, o)
+		l.Checkpoint(func() (json.RawMessage, error) { return json.RawMessage("1"), nil })
+		for l.size < l.rotateAt {
+			add(t, l, 1)
+		}
+		n, hash := l.Head()
+		once := true
+		disk.set(func(call string) error { // the first such call, which is the new file's
+			if err := f(call); err != nil && once {
+				once = false
+				return err
+			}
+			return nil
+		})
+		if err := l.Append(outcome(3)); err == nil {
+			t.Errorf("%s: it is appended", what)
+		}
+		if err := l.Append(outcome(4)); err == nil || !strings.Contains(err.Error(), "restart") {
+			t.Errorf("%s: afterwards: %v", what, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		disk.set(nil)
+		l = mustOpen(t, o)
+		if err := l.Append(outcome(5)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole(t, dir, Head{n, hash})
+	}
+}
+
+// TestVerifyKnowsAnEndThatIsTorn as a start does: bad lines with the rest of
+// the same append behind them are no damage.
+func TestVerifyKnowsAnEndThatIsTorn(t *testing.T) {
+	dir := t.TempDir()
+	l := mustOpen(t, options(dir))
+	add(t, l, 3)
+	if err := l.Append(outcome(7), outcome(8), outcome(9)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, fileName(1))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	clear(lines[5][:40]) // the second of the three
+	if err := os.WriteFile(path, bytes.Join(lines, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if rep := whole(t, dir); rep.Unfinished == 0 {
+		t.Errorf("%+v", rep)
+	}
+	lines[6] = nil
+	clear(lines[3][:40]) // one before, which was durable
+	if err := os.WriteFile(path, bytes.Join(lines, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := Verify(dir, nil, nil); err != nil || rep.Whole() {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }
 

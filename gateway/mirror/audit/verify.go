@@ -114,6 +114,7 @@ type verifier struct {
 	c        chain
 	tail     []string // what is wrong at the end, which may be one that is not finished
 	tailFrom int64
+	torn     uint64 // the number that the first wrong record should have
 }
 
 func (v *verifier) file(dir string, number int) error {
@@ -126,12 +127,15 @@ func (v *verifier) file(dir string, number int) error {
 		}
 		if problem != nil {
 			if len(v.tail) == 0 {
-				v.tailFrom = p.offset
+				v.tailFrom, v.torn = p.offset, v.c.n+1
 			}
 			v.tail = append(v.tail, fmt.Sprintf("%s: %v", p, problem))
 			return nil
 		}
-		v.settle() // what is wrong before a record that is whole is no end
+		if from, _ := r.batch(); len(v.tail) > 0 && v.newest && v.c.began && from <= v.torn {
+			return nil // the end of an append whose beginning is not there
+		}
+		v.settle() // what is wrong before a later append is no end
 		if first && r.Kind != KindCheckpoint {
 			v.rep.fault("%s: the file does not begin with a checkpoint; its beginning is missing", p)
 		}
