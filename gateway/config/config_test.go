@@ -25,8 +25,24 @@ func registry() config.Registry {
 // TestBadConfigurations holds the exact messages of each file in testdata/bad
 // against the text beside it. UPDATE_GOLDEN=1 writes the texts anew: read them.
 func TestBadConfigurations(t *testing.T) {
-	files, err := filepath.Glob("testdata/bad/*.yaml")
-	if err != nil || len(files) < 25 {
+	bad(t, "testdata/bad/*.yaml", 25, registry(), func(t *testing.T, name, got string) {
+		for line := range strings.Lines(got) {
+			if !strings.HasPrefix(line, name+".yaml:") {
+				t.Errorf("a message without its file: %q", line)
+			}
+		}
+		if strings.Contains(got, "hunter2") {
+			t.Error("a message repeats a secret")
+		}
+	})
+}
+
+// bad parses at least so many files, none of which may be taken, and compares
+// the messages with the texts beside them. check looks at each further.
+func bad(t *testing.T, pattern string, least int, r config.Registry, check func(t *testing.T, name, got string)) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) < least {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	for _, path := range files {
@@ -36,7 +52,7 @@ func TestBadConfigurations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = config.Parse(name+".yaml", data, registry())
+			_, err = config.Parse(name+".yaml", data, r)
 			if err == nil {
 				t.Fatal("the file was taken")
 			}
@@ -54,14 +70,7 @@ func TestBadConfigurations(t *testing.T) {
 			if got != string(want) {
 				t.Errorf("got:\n%swant:\n%s", got, want)
 			}
-			for line := range strings.Lines(got) {
-				if !strings.HasPrefix(line, name+".yaml:") {
-					t.Errorf("a message without its file: %q", line)
-				}
-			}
-			if strings.Contains(got, "hunter2") {
-				t.Error("a message repeats a secret")
-			}
+			check(t, name, got)
 		})
 	}
 }
