@@ -333,9 +333,14 @@ func (c *channel) read(f frame) (requestID uint32, message []byte, whole bool, e
 	if err != nil {
 		return 0, nil, false, err
 	}
+	before := c.lastSeq
 	requestID, body, err := c.sequence(plain)
 	if err != nil {
 		return 0, nil, false, err
+	}
+	// Between messages a number may be left out. Within one, a chunk is missing.
+	if c.partCount > 0 && c.lastSeq > before && c.lastSeq != before+1 {
+		return 0, nil, false, wireErrorf(ua.StatusBadSecurityChecksFailed, "a message of which a chunk is missing: sequence number %d after %d", c.lastSeq, before)
 	}
 	if c.partCount > 0 && requestID != c.partID {
 		return 0, nil, false, wireErrorf(ua.StatusBadTCPInternalError, "chunks of two messages mixed")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/gopcua/opcua/id"
@@ -21,7 +22,7 @@ type conn struct {
 	ctx  context.Context
 	// active is set while there is a session that somebody has logged in to, and
 	// since when there has been none.
-	active bool
+	active atomic.Bool
 	since  time.Time
 }
 
@@ -78,7 +79,7 @@ func (c *conn) until() time.Time {
 	if expires.IsZero() {
 		return c.since.Add(c.srv.times.open)
 	}
-	if idle := c.since.Add(c.srv.times.stranger); !c.active && idle.Before(expires) {
+	if idle := c.since.Add(c.srv.times.stranger); !c.active.Load() && idle.Before(expires) {
 		return idle
 	}
 	return expires

@@ -219,6 +219,9 @@ func TestWhatIsNoMessage(t *testing.T) {
 		{"two messages mixed", func(ch, tok uint32) []byte {
 			return append(message(ch, tok, 2, 2, "MSGC", get[:4]), message(ch, tok, 3, 3, "MSGC", get[:4])...)
 		}, ua.StatusBadTCPInternalError},
+		{"a message whose middle is taken out on the way", func(ch, tok uint32) []byte {
+			return append(message(ch, tok, 2, 2, "MSGC", get[:4]), message(ch, tok, 4, 2, "MSGF", get[4:])...)
+		}, ua.StatusBadSecurityChecksFailed},
 		{"a chunk of no kind", func(ch, tok uint32) []byte { return message(ch, tok, 2, 2, "MSGX", get) }, ua.StatusBadTCPMessageTypeInvalid},
 		{"a chunk beyond the buffer", func(ch, tok uint32) []byte { return append([]byte("MSGF"), words(70_000)...) }, ua.StatusBadTCPMessageTooLarge},
 		{"rubbish", func(ch, tok uint32) []byte { return message(ch, tok, 2, 2, "MSGF", bytes.Repeat([]byte{0xff}, 40)) }, ua.StatusBadDecodingError},
@@ -291,7 +294,7 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	if got, want := c.until(), c.since.Add(r.times.stranger); !got.Equal(want) {
 		t.Errorf("without a session: until %s, want %s", got, want)
 	}
-	if c.active = true; !c.until().Equal(c.ch.expires()) {
+	if c.active.Store(true); !c.until().Equal(c.ch.expires()) {
 		t.Errorf("with a session: until %s, want %s", c.until(), c.ch.expires())
 	}
 }

@@ -19,15 +19,32 @@ const (
 type once struct {
 	mu   sync.Mutex
 	said map[string]time.Time
+	full time.Time // when it was said last that there is no room
 }
 
 func newOnce() *once { return &once{said: map[string]time.Time{}} }
 
 // say logs a warning unless it was logged under that key within the hour.
 func (o *once) say(log *slog.Logger, key, msg string, args ...any) {
-	if o.first(key, time.Now()) {
+	now := time.Now()
+	switch {
+	case o.first(key, now):
 		log.Warn(msg, args...)
+	case o.overflows(key, now):
+		log.Warn("OPC UA server: so many different problems with clients that further ones are not logged for now; look for one that tries out what it can", "logged", maxSaid, "within", sayAgain)
 	}
+}
+
+// overflows reports whether key has no room, once an hour: else a stranger that
+// causes many warnings could do the rest unseen.
+func (o *once) overflows(key string, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, there := o.said[key]; there || !o.full.IsZero() && now.Sub(o.full) < sayAgain {
+		return false
+	}
+	o.full = now
+	return true
 }
 
 func (o *once) first(key string, now time.Time) bool {

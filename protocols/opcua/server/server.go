@@ -155,7 +155,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h protocols.Health) 
 		_ = l.Close()
 	})
 	wg.Go(func() { s.watch(inner, h) })
-	room := make(chan struct{}, s.cfg.MaxSessions*connectionsPerSession+10)
+	guests := newGuests(s.cfg.MaxSessions*connectionsPerSession + 10)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -167,17 +167,18 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h protocols.Health) 
 			}
 			return fmt.Errorf("opcua_server: accept on %s: %w", s.cfg.Listen, err)
 		}
-		select {
-		case room <- struct{}{}:
-		default:
-			s.warned.say(s.log, "connections", "OPC UA server has all connections in use, and hangs up on more", "limit", cap(room), "remedy", "close other clients, or raise max_sessions")
+		guest := newConn(s, c)
+		its, end := context.WithCancel(inner)
+		if !guests.admit(guest, ender(c, end)) {
+			s.warned.say(s.log, "connections", "OPC UA server has all connections in use, and hangs up on more", "limit", guests.limit, "remedy", "close other clients, or raise max_sessions")
 			// It gets no answer, as there is no goroutine for it.
-			_ = c.Close()
+			ender(c, end)()
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-room }()
-			s.handle(inner, c)
+			defer end()
+			defer guests.leave(guest)
+			s.handle(its, guest, c)
 		})
 	}
 }
@@ -198,7 +199,7 @@ func (s *Server) watch(ctx context.Context, h protocols.Health) {
 }
 
 // handle serves one connection until either side ends it. A panic ends it alone.
-func (s *Server) handle(ctx context.Context, c net.Conn) {
+func (s *Server) handle(ctx context.Context, guest *conn, c net.Conn) {
 	defer func() {
 		// Both sides may have closed it.
 		_ = c.Close()
@@ -208,11 +209,10 @@ func (s *Server) handle(ctx context.Context, c net.Conn) {
 	}()
 	ended := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer ended()
-	conn := newConn(s, c)
-	err := conn.run(ctx)
+	err := guest.run(ctx)
 	var we *wireError
 	if errors.As(err, &we) {
-		conn.wire.refuse(we.code, we.text)
+		guest.wire.refuse(we.code, we.text)
 		if we.quiet {
 			return
 		}

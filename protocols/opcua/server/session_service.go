@@ -150,7 +150,8 @@ func (cl *call) activateSession(r *ua.ActivateSessionRequest) (ua.Response, erro
 		s.publishes = nil // nobody waits for them on the other channel any more
 	}
 	s.conn, s.activated, s.user, s.nonce, s.seen = cl.conn, true, name, newNonce(), time.Now()
-	cl.conn.ch.max, cl.conn.active = maxMessage, true
+	cl.conn.ch.max = maxMessage
+	cl.conn.active.Store(true)
 	if !activated {
 		s.srv.log.Info("OPC UA client logs in", "application", s.application, "user", name, "client", cl.conn.peer, "security", strings.TrimPrefix(s.mode.String(), "MessageSecurityMode"))
 	}
@@ -246,7 +247,8 @@ func (cl *call) closeSession(*ua.CloseSessionRequest) (ua.Response, error) {
 	s := cl.session
 	err := s.answering(func() ([]outgoing, error) { return s.refusePending(ua.StatusBadSessionClosed), nil })
 	s.srv.sessions.remove(s)
-	cl.conn.active, cl.conn.since = false, time.Now()
+	cl.conn.since = time.Now()
+	cl.conn.active.Store(false)
 	return new(ua.CloseSessionResponse), err
 }
 

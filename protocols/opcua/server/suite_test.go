@@ -332,6 +332,13 @@ func TestWarningsAreBounded(t *testing.T) {
 	if n != maxSaid {
 		t.Errorf("%d lines", n)
 	}
+	l := new(logs)
+	for range 3 {
+		o.say(testLogger(l), "one more", "one more")
+	}
+	if got := l.String(); strings.Count(got, "\n") != 1 || strings.Contains(got, "one more") {
+		t.Errorf("that more is not logged is to be said once: %q", got)
+	}
 	if !o.first("later", now.Add(2*sayAgain)) {
 		t.Error("nothing is said for ever")
 	}
