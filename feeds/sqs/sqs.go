@@ -42,7 +42,7 @@ type Kind struct{}
 func (Kind) Type() string { return "sqs" }
 
 // NewConfig implements feeds.Kind.
-func (Kind) NewConfig() feeds.Config { return &Config{Visibility: 2 * time.Minute} }
+func (Kind) NewConfig() feeds.Config { return &Config{Visibility: 30 * time.Second} }
 
 // Config is a feed's settings.
 type Config struct {
@@ -59,7 +59,7 @@ func (c *Config) Validate() []uploader.Fault {
 	faults := append(c.Config.Validate(), awsconf.CheckQueueURL(c.QueueURL)...)
 	if c.Visibility < 10*time.Second || c.Visibility > maxVisibility || c.Visibility%time.Second != 0 {
 		faults = append(faults, uploader.Fault{Path: "visibility", Problem: fmt.Sprintf("%s is not between 10s and 12h in whole seconds", c.Visibility),
-			Hint: "2m is good: a message that was not dealt with comes again after that"})
+			Hint: "30s is good: a message that was not dealt with comes again after that"})
 	}
 	return faults
 }
@@ -167,9 +167,9 @@ func (f *feed) explain(op string, err error) error {
 // Check implements feeds.Feed.
 func (f *feed) Check(ctx context.Context) error {
 	// What is needed is receiving and deleting; asking for an attribute would
-	// need one right more. A receive that waits for nothing and hides nothing
-	// takes nothing away.
-	_, err := f.client.ReceiveMessage(ctx, &awssqs.ReceiveMessageInput{QueueUrl: &f.conf.QueueURL, MaxNumberOfMessages: 1, VisibilityTimeout: 0})
+	// need one right more. The SDK leaves out a visibility of 0, and the queue's
+	// own would hide the message for long.
+	_, err := f.client.ReceiveMessage(ctx, &awssqs.ReceiveMessageInput{QueueUrl: &f.conf.QueueURL, MaxNumberOfMessages: 1, VisibilityTimeout: 1})
 	if err != nil {
 		return f.explain("receive from queue", err)
 	}

@@ -79,6 +79,19 @@ func TestPartOfADeletionFails(t *testing.T) {
 	}
 }
 
+// TestACheckTakesNothingAway: what it receives comes a second later.
+func TestACheckTakesNothingAway(t *testing.T) {
+	e := start(t)
+	f := feedtest.Open(t, e, "")
+	e.Publish(t, "", "x")
+	if err := f.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := feedtest.Receive(t, f, 1); string(got[0].Body) != "x" {
+		t.Errorf("got %q", got[0].Body)
+	}
+}
+
 func TestValidate(t *testing.T) {
 	c := Kind{}.NewConfig().(*Config)
 	c.Visibility = time.Second

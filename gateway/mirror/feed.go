@@ -207,7 +207,7 @@ func (f *feed) decide(all []taken) []*entry {
 		entries = append(entries, e)
 		if msg.bad != nil {
 			f.status.Malformed++
-			e.outcome, e.reason, e.detail = Malformed, msg.bad.Reason, shorten(msg.bad.Error(), 300)
+			e.outcome, e.reason, e.detail = Malformed, msg.bad.Reason, shorten(msg.bad.What(), 300)
 			e.target, e.id, e.version = msg.bad.Target, msg.bad.ID, msg.bad.Version
 			continue
 		}

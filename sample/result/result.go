@@ -85,11 +85,14 @@ type Error struct {
 }
 
 // Error implements error.
-func (e *Error) Error() string {
+func (e *Error) Error() string { return fmt.Sprintf("result refused (%s): %s", e.Reason, e.What()) }
+
+// What says what is wrong, without the reason's word.
+func (e *Error) What() string {
 	if e.Field == "" {
-		return fmt.Sprintf("result refused (%s): %s", e.Reason, e.Problem)
+		return e.Problem
 	}
-	return fmt.Sprintf("result refused (%s): %s: %s", e.Reason, e.Field, e.Problem)
+	return e.Field + ": " + e.Problem
 }
 
 func refuse(reason, field, format string, args ...any) *Error {
