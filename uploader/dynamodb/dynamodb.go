@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awsddb "github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"millrace/internal/clock"
+	"millrace/internal/weekitem"
 	"millrace/sample/weektable"
 	"millrace/uploader"
 	"millrace/uploader/awsconf"
@@ -22,8 +22,8 @@ import (
 // The limits of BatchWriteItem. DynamoDB API Reference, BatchWriteItem, and
 // Developer Guide, "Quotas in Amazon DynamoDB".
 const (
-	maxItems     = 25
-	maxItemBytes = 400 << 10 // attribute names counted
+	maxItems     = weekitem.MaxItems
+	maxItemBytes = weekitem.MaxItemBytes
 	// maxBytes bounds the memory of a request well below DynamoDB's 16 MB, which
 	// costs nothing: DynamoDB bills by the item.
 	maxBytes = 1 << 20
@@ -147,7 +147,7 @@ func (s *sink) Send(ctx context.Context, blocks []uploader.Block) []error {
 			groups[name] = map[string]*entry{}
 			order = append(order, name)
 		}
-		it, key := item(b)
+		it, key := weekitem.New(&b.Header, b.Data)
 		if same := groups[name][key]; same != nil {
 			// Equal keys mean equal bytes; twice in one call, the call fails.
 			same.at = append(same.at, i)
@@ -197,7 +197,7 @@ func (s *sink) sendTable(ctx context.Context, name string, entries map[string]*e
 		if w.PutRequest == nil {
 			continue
 		}
-		e := entries[keyOf(w.PutRequest.Item)]
+		e := entries[weekitem.KeyOf(w.PutRequest.Item)]
 		if e == nil {
 			// An answer that names an item we did not send confirms nothing.
 			whole(&uploader.SendError{Class: uploader.Transient, Op: "write to table", Object: name,
@@ -244,20 +244,15 @@ func (s *sink) Check(ctx context.Context) error {
 
 // checkSchema reports a table whose keys are not a week table's.
 func checkSchema(object string, t *types.TableDescription) error {
-	want := map[string]types.KeyType{weektable.AttrPartition: types.KeyTypeHash, weektable.AttrSort: types.KeyTypeRange}
-	fits := t != nil && len(t.KeySchema) == len(want)
-	if fits {
-		for _, k := range t.KeySchema {
-			fits = fits && want[aws.ToString(k.AttributeName)] == k.KeyType
-		}
-	}
-	if !fits {
-		return &uploader.SendError{Class: uploader.Hold, Op: "look at table", Object: object,
-			Err:  fmt.Errorf("its keys are not %s and %s", weektable.AttrPartition, weektable.AttrSort),
+	if err := weekitem.CheckKeys(t); err != nil {
+		return &uploader.SendError{Class: uploader.Hold, Op: "look at table", Object: object, Err: err,
 			Hint: "remove the table, or choose another table_prefix"}
 	}
 	return nil
 }
+
+// itemSize bounds a block's item, in bytes as DynamoDB counts them.
+func itemSize(b *uploader.Block) int { return weekitem.Size(&b.Header, len(b.Data)) }
 
 // Close implements uploader.Sink.
 func (s *sink) Close() error { return nil }

@@ -13,7 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"millrace/internal/backoff"
-	"millrace/sample/weektable"
+	"millrace/internal/weekitem"
 	"millrace/uploader"
 	"millrace/uploader/awsconf"
 )
@@ -85,18 +85,8 @@ func (s *sink) ready(ctx context.Context, name string, state *tableState) error 
 // create asks for the table. One that another gateway has created meanwhile is
 // as good.
 func (s *sink) create(ctx context.Context, name string) error {
-	in := &awsddb.CreateTableInput{
-		TableName: &name,
-		KeySchema: []types.KeySchemaElement{
-			{AttributeName: aws.String(weektable.AttrPartition), KeyType: types.KeyTypeHash},
-			{AttributeName: aws.String(weektable.AttrSort), KeyType: types.KeyTypeRange},
-		},
-		AttributeDefinitions: []types.AttributeDefinition{
-			{AttributeName: aws.String(weektable.AttrPartition), AttributeType: types.ScalarAttributeTypeS},
-			{AttributeName: aws.String(weektable.AttrSort), AttributeType: types.ScalarAttributeTypeS},
-		},
-		BillingMode: types.BillingModePayPerRequest,
-	}
+	keys, attributes := weekitem.Keys()
+	in := &awsddb.CreateTableInput{TableName: &name, KeySchema: keys, AttributeDefinitions: attributes, BillingMode: types.BillingModePayPerRequest}
 	if s.conf.Billing == BillingProvisioned {
 		in.BillingMode = types.BillingModeProvisioned
 		in.ProvisionedThroughput = &types.ProvisionedThroughput{
