@@ -10,12 +10,11 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
 
-	"millrace/internal/steady"
+	"millrace/cloud/connect"
 	"millrace/sample/block"
 	"millrace/sample/ledger"
 	"millrace/sample/ledger/audit"
@@ -33,23 +32,12 @@ type Tables interface {
 // container and instance roles. Region and endpoint override what that says
 // where they are not empty.
 func Connect(ctx context.Context, region, endpoint string) (*dynamodb.Client, error) {
-	var opts []func(*config.LoadOptions) error
-	if region != "" {
-		opts = append(opts, config.WithRegion(region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, opts...)
+	s := connect.Settings{Region: region, Endpoint: endpoint}
+	cfg, err := connect.Load(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("load AWS settings: %w; look at ~/.aws/config and the AWS_ variables", err)
+		return nil, err
 	}
-	if cfg.Region == "" {
-		return nil, errors.New("no AWS region is configured: give --region, or AWS_REGION in the environment")
-	}
-	cfg.HTTPClient = steady.New(cfg.HTTPClient)
-	return dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
-		if endpoint != "" {
-			o.BaseEndpoint = &endpoint
-		}
-	}), nil
+	return connect.DynamoDB(cfg, s), nil
 }
 
 // Options say what is read.

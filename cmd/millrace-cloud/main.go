@@ -46,7 +46,9 @@ type call struct {
 	stdout, stderr io.Writer
 }
 
-func commands() []command { return []command{auditCommand, versionCommand} }
+func commands() []command {
+	return []command{workerCommand, tablesCommand, auditCommand, versionCommand}
+}
 
 // run is main without the process around it. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

@@ -63,7 +63,7 @@ func forbidden(p pkg) string {
 	if p.Standard || strings.HasPrefix(path, "millrace/") {
 		return ""
 	}
-	for _, word := range []string{"parquet", "duckdb", "redshift", "awcullen", "rogpeppe", "go-fuse"} {
+	for _, word := range []string{"parquet", "duckdb", "redshift", "awcullen", "rogpeppe", "go-fuse", "gofakes3", "service/s3"} {
 		if strings.Contains(path, word) {
 			return "it belongs to the cloud half or to tests"
 		}

@@ -18,6 +18,7 @@ package weektable
 import (
 	"fmt"
 	"hash/crc32"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -124,6 +125,29 @@ func Partition(site, gateway, stream string) string { return site + "#" + gatewa
 // first (ns since the Unix epoch). A key condition on a range of time compares
 // with it: a sort key sorts at or after StartKey of its own block's start.
 func StartKey(first int64) string { return time.Unix(0, first).UTC().Format(startLayout) }
+
+// LateKey returns the key of the object in which a block waits that came when
+// its week's table was gone, for the next archive run of that week:
+//
+//	late/<prefix>-samples-2026-w40/site/gateway/stream/20260928T112600.000000000Z-<epoch>-<sequence>-<Checksum>.block
+//
+// Like the item's keys it depends on the block's bytes alone. The object's
+// content is these bytes. Names are escaped as in a URL's path.
+func LateKey(prefix string, h *block.Header, crc uint32) string {
+	return fmt.Sprintf("%s%s/%s/%s/%s-%016x-%020d-%08x.block", LatePrefix(Table(prefix, time.Unix(0, h.First))), pathPart(h.Site), pathPart(h.Gateway),
+		pathPart(h.Stream), time.Unix(0, h.First).UTC().Format("20060102T150405.000000000Z"), h.Epoch, h.Seq, crc)
+}
+
+// LatePrefix returns what the keys of a week table's late blocks begin with.
+func LatePrefix(table string) string { return "late/" + table + "/" }
+
+// pathPart is a name that is one part of a path, whatever is in it.
+func pathPart(name string) string {
+	if name == "" || name == "." || name == ".." {
+		return "%" + name
+	}
+	return url.PathEscape(name)
+}
 
 // Key is a block's keys, taken apart.
 type Key struct {

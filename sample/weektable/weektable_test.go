@@ -114,3 +114,11 @@ func TestParseKeysRefusesOtherForms(t *testing.T) {
 		}
 	}
 }
+
+func TestLateKey(t *testing.T) {
+	h := block.Header{Site: "north plant", Gateway: "..", Stream: "s/1", First: time.Date(2026, 9, 28, 11, 26, 0, 5, time.UTC).UnixNano(), Epoch: 0x0123456789abcdef, Seq: 42}
+	const want = "late/plant-samples-2026-w40/north%20plant/%../s%2F1/20260928T112600.000000005Z-0123456789abcdef-00000000000000000042-000000ff.block"
+	if got := LateKey("plant", &h, 0xff); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}

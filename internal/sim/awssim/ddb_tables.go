@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -45,6 +46,9 @@ type table struct {
 	read       int
 	write      int
 	protected  bool
+	class      string     // STANDARD or STANDARD_INFREQUENT_ACCESS
+	warm       *warmUnits // nil where it is the service's own
+	tags       []tag
 	created    time.Time
 	status     string    // CREATING, UPDATING, DELETING or ACTIVE
 	settled    time.Time // when the status ends
@@ -66,7 +70,7 @@ func newTables(region string, delay time.Duration) *tables {
 // serve carries out one action.
 func (t *tables) serve(c *call) (any, *apiError) {
 	actions := map[string]func(*call) (any, *apiError){
-		"CreateTable": t.create, "DescribeTable": t.describe, "UpdateTable": t.update, "DeleteTable": t.delete, "ListTables": t.list,
+		"CreateTable": t.create, "DescribeTable": t.describe, "UpdateTable": t.update, "DeleteTable": t.delete, "ListTables": t.list, "ListTagsOfResource": t.listTags,
 		"PutItem": t.put, "GetItem": t.get, "UpdateItem": t.updateItem, "DeleteItem": t.deleteItem,
 		"BatchWriteItem": t.batchWrite, "BatchGetItem": t.batchGet, "Query": t.query, "Scan": t.query,
 	}
@@ -109,6 +113,14 @@ func (t *tables) active(name string) (*table, *apiError) {
 
 type throughput struct{ ReadCapacityUnits, WriteCapacityUnits int }
 
+// warmUnits is how much a table on demand takes at once, units a second.
+type warmUnits struct {
+	ReadUnitsPerSecond  *int `json:",omitempty"`
+	WriteUnitsPerSecond *int `json:",omitempty"`
+}
+
+type tag struct{ Key, Value string }
+
 type keySchema struct{ AttributeName, KeyType string }
 
 type attributeDefinition struct{ AttributeName, AttributeType string }
@@ -121,6 +133,9 @@ func (t *tables) create(c *call) (any, *apiError) {
 		BillingMode               string
 		ProvisionedThroughput     *throughput
 		DeletionProtectionEnabled bool
+		TableClass                string
+		WarmThroughput            *warmUnits
+		Tags                      []tag
 		GlobalSecondaryIndexes    []any
 		LocalSecondaryIndexes     []any
 	}
@@ -136,7 +151,11 @@ func (t *tables) create(c *call) (any, *apiError) {
 	if t.byName[in.TableName] != nil {
 		return nil, badRequest("ResourceInUseException", "Table already exists: "+in.TableName)
 	}
+	if in.TableClass != "" && in.TableClass != "STANDARD" && in.TableClass != "STANDARD_INFREQUENT_ACCESS" {
+		return nil, validation("Member must satisfy enum value set: [STANDARD, STANDARD_INFREQUENT_ACCESS]")
+	}
 	tb := &table{name: in.TableName, id: newID(), created: time.Now(), protected: in.DeletionProtectionEnabled,
+		class: in.TableClass, warm: in.WarmThroughput, tags: in.Tags,
 		partitions: map[string]*partition{}}
 	types := map[string]string{}
 	for _, d := range in.AttributeDefinitions {
@@ -294,6 +313,18 @@ func (t *tables) list(c *call) (any, *apiError) {
 	return out, nil
 }
 
+func (t *tables) listTags(c *call) (any, *apiError) {
+	var in struct{ ResourceArn string }
+	if err := c.decode(&in); err != nil {
+		return nil, err
+	}
+	tb := t.byName[in.ResourceArn[strings.LastIndexByte(in.ResourceArn, '/')+1:]]
+	if tb == nil {
+		return nil, noTable(in.ResourceArn)
+	}
+	return map[string]any{"Tags": append([]tag{}, tb.tags...)}, nil
+}
+
 func (t *tables) description(tb *table) map[string]any {
 	schema := []keySchema{{tb.hash.Name, "HASH"}}
 	attrs := []attributeDefinition{{tb.hash.Name, tb.hash.Type}}
@@ -317,6 +348,12 @@ func (t *tables) description(tb *table) map[string]any {
 	}
 	if tb.billing == "PAY_PER_REQUEST" {
 		out["BillingModeSummary"] = map[string]string{"BillingMode": tb.billing}
+	}
+	if tb.class != "" {
+		out["TableClassSummary"] = map[string]string{"TableClass": tb.class}
+	}
+	if tb.warm != nil {
+		out["WarmThroughput"] = tb.warm
 	}
 	return out
 }

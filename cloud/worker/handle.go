@@ -1,0 +1,259 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"millrace/cloud/connect"
+	"millrace/internal/backoff"
+	"millrace/internal/weekitem"
+	"millrace/sample/weektable"
+)
+
+// batch is what one receive brought. Every message of it ends in exactly one of
+// four ways: deleted, put aside, given back, or left to become visible by itself.
+type batch struct {
+	w      *Worker
+	ours   *lease
+	began  time.Time
+	slower bool    // a table throttles, or takes nothing at all
+	back   []aside // what is not to be deleted
+}
+
+// aside is a message that comes again after a time.
+type aside struct {
+	handle string
+	after  time.Duration
+}
+
+// handle brings messages to where they belong, and deletes each only when that
+// is acknowledged. It reports whether less is to be asked of the queue.
+func (w *Worker) handle(stop, work context.Context, list []types.Message) (slower bool) {
+	b := &batch{w: w, began: time.Now(), ours: w.lease(work, list)}
+	defer b.ours.end()
+	defer b.giveBack()
+	now := w.o.Clock.Now()
+	var poison, late []*parcel
+	tables := map[string][]*parcel{}
+	var order []string
+	for i := range list {
+		p := &parcel{message: &list[i]}
+		if p.reason = p.open(w.sites); p.reason != "" {
+			poison = append(poison, p)
+			continue
+		}
+		name := weektable.Place(w.o.Prefix, p.header.First, now, w.o.Retention)
+		// What is older than the retention never touches its week's table: the
+		// table may be proved against the archive and deleted just now.
+		if w.o.Late != nil && name == weektable.Unplaced(w.o.Prefix) && p.header.First >= 0 && time.Unix(0, p.header.First).Before(now) {
+			late = append(late, p)
+			continue
+		}
+		if tables[name] == nil {
+			order = append(order, name)
+		}
+		tables[name] = append(tables[name], p)
+	}
+	b.bury(work, poison)
+	b.late(stop, work, late)
+	for _, name := range order {
+		b.store(stop, work, name, tables[name])
+	}
+	return b.slower
+}
+
+// call bounds one request.
+func call(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+// again waits before the next try, and reports whether there is to be one: not
+// after a stop, and not when the batch has had its time.
+func (b *batch) again(stop context.Context, attempt int) bool {
+	return time.Since(b.began) < b.w.o.Patience && backoff.Sleep(stop, b.w.o.Backoff.Wait(attempt))
+}
+
+// store puts blocks into one table until each is acknowledged, then deletes
+// their messages.
+func (b *batch) store(stop, work context.Context, table string, list []*parcel) {
+	// Equal keys mean equal bytes; twice in one call, the call fails.
+	left := map[string][]*parcel{}
+	items := map[string]map[string]ddbtypes.AttributeValue{}
+	for _, p := range list {
+		item, key := weekitem.New(&p.header, p.data)
+		left[key], items[key] = append(left[key], p), item
+	}
+	for attempt := 0; ; attempt++ {
+		unprocessed, err := b.put(work, table, left, items)
+		if err == nil {
+			var done []*parcel
+			for key, same := range left {
+				if !unprocessed[key] {
+					done = append(done, same...)
+					b.w.counts.take(same[0])
+					delete(left, key)
+				}
+			}
+			b.delete(work, done)
+			if len(left) == 0 {
+				return
+			}
+			b.slower = true
+			b.w.counts.throttled.Add(1)
+		} else if b.failed(stop, work, table, left, items, err) {
+			return
+		}
+		if !b.again(stop, attempt) {
+			b.putAside(left, 0)
+			return
+		}
+	}
+}
+
+// failed sees to a call that failed as a whole. It reports whether that settled
+// the blocks; else they are to be tried again.
+func (b *batch) failed(stop, work context.Context, table string, left map[string][]*parcel, items map[string]map[string]ddbtypes.AttributeValue, err error) bool {
+	w := b.w
+	class := connect.ClassOf(err)
+	switch class {
+	case connect.Missing:
+		b.missing(stop, work, table, left)
+		return true
+	case connect.Refused:
+		if len(left) > 1 { // one of them is at fault, or all
+			for _, same := range left {
+				b.store(stop, work, table, same)
+			}
+			return true
+		}
+		if w.hasAccepted(table) {
+			for _, same := range left {
+				for _, p := range same {
+					p.reason = "DynamoDB refuses its item: " + connect.Brief(err)
+				}
+				b.bury(work, same)
+			}
+			return true
+		}
+		// The table's keys are as likely to be at fault; then all would be buried.
+		if w.say.now("refused " + table) {
+			w.o.Log.Error("held: the table refuses items and has taken none since the start; check that its keys are pk and sk, both of type S",
+				"table", table, "error", connect.Brief(err))
+		}
+		w.counts.held.Add(uint64(len(left)))
+		b.slower = true
+		b.putAside(left, w.o.Hold)
+		return true
+	case connect.Throttled:
+		b.slower = true
+		w.counts.throttled.Add(1)
+	case connect.Transient, connect.Held:
+	}
+	if class != connect.Throttled && work.Err() == nil && w.say.now("write "+table) {
+		w.o.Log.Warn("the table cannot be written; trying on", "table", table, "error", connect.Brief(err))
+	}
+	return false
+}
+
+// put makes one call, and returns the keys of what was not processed. 10
+// messages are 25 items at most, and 10 items of 400 KiB are under 16 MB.
+func (b *batch) put(work context.Context, table string, left map[string][]*parcel, items map[string]map[string]ddbtypes.AttributeValue) (map[string]bool, error) {
+	writes := make([]ddbtypes.WriteRequest, 0, len(left))
+	for key := range left {
+		writes = append(writes, ddbtypes.WriteRequest{PutRequest: &ddbtypes.PutRequest{Item: items[key]}})
+	}
+	ctx, cancel := call(work)
+	defer cancel()
+	out, err := b.w.tables.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: map[string][]ddbtypes.WriteRequest{table: writes}})
+	if err != nil {
+		return nil, err
+	}
+	unprocessed := map[string]bool{}
+	for name, rest := range out.UnprocessedItems {
+		for _, r := range rest {
+			key := ""
+			if r.PutRequest != nil {
+				key = weekitem.KeyOf(r.PutRequest.Item)
+			}
+			if left[key] == nil || name != table {
+				// An answer that names an item we did not send confirms nothing.
+				return nil, errors.New("the answer names an unprocessed item that was not sent")
+			}
+			unprocessed[key] = true
+		}
+	}
+	if len(unprocessed) < len(left) {
+		b.w.accept(table)
+	}
+	return unprocessed, nil
+}
+
+func (w *Worker) accept(table string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.accepted[table] = true
+}
+
+func (w *Worker) hasAccepted(table string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.accepted[table]
+}
+
+// missing sees to blocks whose table is not there: one that was retired has its
+// late blocks beside the archive, any other is waited for.
+func (b *batch) missing(stop, work context.Context, table string, left map[string][]*parcel) {
+	w := b.w
+	if w.o.Late != nil && w.o.Retired != nil {
+		ctx, cancel := call(work)
+		retired, err := w.o.Retired(ctx, table)
+		cancel()
+		if err != nil && w.say.now("retired") {
+			w.o.Log.Warn("whether the week was archived cannot be seen; its blocks are held", "table", table, "error", connect.Brief(err))
+		}
+		if retired && err == nil {
+			for _, same := range left {
+				b.late(stop, work, same)
+			}
+			return
+		}
+	}
+	if w.say.now("missing " + table) {
+		w.o.Log.Error("held: the table is missing or not ACTIVE yet; run `millrace-cloud tables ensure`, or correct --prefix and --region", "table", table)
+	}
+	w.counts.held.Add(uint64(len(left)))
+	b.slower = true
+	b.putAside(left, w.o.Hold)
+}
+
+// late stores blocks as objects, for the next archive run of their week.
+func (b *batch) late(stop, work context.Context, list []*parcel) {
+	w := b.w
+	for _, p := range list {
+		key := weektable.LateKey(w.o.Prefix, &p.header, weektable.Checksum(p.data))
+		for attempt := 0; ; attempt++ {
+			ctx, cancel := call(work)
+			err := w.o.Late.Put(ctx, key, p.data)
+			cancel()
+			if err == nil {
+				w.counts.late.Add(1)
+				w.counts.samples.Add(uint64(p.header.Count))
+				b.delete(work, []*parcel{p})
+				break
+			}
+			if work.Err() == nil && w.say.now("late") {
+				w.o.Log.Warn("late blocks cannot be stored; trying on", "place", w.o.Late.String(), "error", connect.Brief(fmt.Errorf("put %s: %w", key, err)))
+			}
+			if !b.again(stop, attempt) {
+				b.putAside(map[string][]*parcel{"": {p}}, 0)
+				break
+			}
+		}
+	}
+}

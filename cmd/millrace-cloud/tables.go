@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"millrace/cloud/connect"
+	"millrace/cloud/objects"
+	"millrace/cloud/tables"
+	"millrace/internal/backoff"
+	"millrace/internal/clock"
+	"millrace/internal/progress"
+	"millrace/sample/weektable"
+)
+
+var tablesCommand = command{
+	name: "tables", summary: "make, list, dial down and retire the week tables",
+	usage: "ensure|list|dial|retire WEEK [flags]",
+	help: `
+ensure  makes the tables of this week and the next (--ahead) and the one of blocks
+        that cannot be placed, and waits until they are ACTIVE. Tables that exist
+        stay as they are. Run it every day.
+list    shows each table: state, items, bytes, age, billing. Items and bytes are
+        DynamoDB's own, up to six hours old.
+dial    turns the provisioned writes of weeks that are over down to --to units. It
+        does so only when the queue holds nothing, asked twice a minute apart.
+        Tables on demand cost nothing for what they could take.
+retire  deletes the table of WEEK (2026-w40), once the week is older than the
+        retention and a day, and the archive is proved to hold all of it: every
+        file of its manifest is there byte for byte, and every item of the table,
+        read again, is in it by count and hash. It never deletes otherwise.
+
+Credentials come from the environment, ~/.aws, or the instance's or container's
+role; docs/cloud.md has the actions. Exit codes: 0 done, 1 failed or refused,
+2 wrong command line.
+
+Examples:
+  millrace-cloud tables ensure --prefix plant --warm-write 8000 --protect --tag plant=north
+  millrace-cloud tables list --prefix plant
+  millrace-cloud tables dial --prefix plant --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/plant
+  millrace-cloud tables retire 2026-w40 --prefix plant --archive s3://plant-archive --dry-run
+`,
+	run: runTables,
+}
+
+// tablesFlags are the flags of all verbs; of says which flag is for which.
+type tablesFlags struct {
+	prefix, region, endpoint, s3Endpoint string
+	ahead                                int
+	billing, class                       string
+	read, write, warmRead, warmWrite     int64
+	protect                              bool
+	tags                                 list
+	asJSON                               bool
+	queueURL                             string
+	to                                   int64
+	archive                              string
+	weeks                                int
+	dry                                  bool
+}
+
+var tablesVerbs = []string{"ensure", "list", "dial", "retire"}
+
+func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
+	flags.StringVar(&f.prefix, "prefix", "millrace", "what the tables' names begin with")
+	flags.StringVar(&f.region, "region", "", "AWS region (default as the environment or ~/.aws says)")
+	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` instead of DynamoDB's own, for a local stand-in")
+	flags.IntVar(&f.ahead, "ahead", 1, "ensure: how many weeks after this one, 0 to 8")
+	flags.StringVar(&f.billing, "billing", "on_demand", "ensure: on_demand or provisioned")
+	flags.Int64Var(&f.read, "read-units", 0, "ensure: read units of provisioned tables")
+	flags.Int64Var(&f.write, "write-units", 0, "ensure: write units of provisioned tables")
+	flags.Int64Var(&f.warmRead, "warm-read", 0, "ensure: read units a second that a table on demand takes at once (default AWS's, 12000)")
+	flags.Int64Var(&f.warmWrite, "warm-write", 0, "ensure: write units a second that a table on demand takes at once (default AWS's, 4000)")
+	flags.StringVar(&f.class, "class", "standard", "ensure: table class, standard or infrequent")
+	flags.BoolVar(&f.protect, "protect", false, "ensure: protect the tables against deletion; retire takes it off after the proof")
+	flags.Var(&f.tags, "tag", "ensure: tag `KEY=VALUE`; may be given again")
+	flags.BoolVar(&f.asJSON, "json", false, "list: print JSON")
+	flags.StringVar(&f.queueURL, "queue-url", "", "dial: the queue's `URL`")
+	flags.Int64Var(&f.to, "to", 5, "dial: write `units` to leave")
+	flags.StringVar(&f.archive, "archive", "", "retire: `s3://bucket/prefix` or folder of the archive")
+	flags.IntVar(&f.weeks, "retention-weeks", 53, "retire: that of the gateways' sinks and of the workers")
+	flags.BoolVar(&f.dry, "dry-run", false, "retire: prove, and delete nothing")
+	flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "retire: `URL` instead of S3's own, for a local stand-in")
+	return map[string]string{"ahead": "ensure", "billing": "ensure", "read-units": "ensure", "write-units": "ensure", "warm-read": "ensure", "warm-write": "ensure",
+		"class": "ensure", "protect": "ensure", "tag": "ensure", "json": "list", "queue-url": "dial", "to": "dial",
+		"archive": "retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "retire"}
+}
+
+func runTables(ctx context.Context, c *call) error {
+	var f tablesFlags
+	of := f.declare(c.flags)
+	if len(c.args) == 0 {
+		return usagef("say which: %s", strings.Join(tablesVerbs, ", "))
+	}
+	verb, week := c.args[0], ""
+	if strings.HasPrefix(verb, "-") {
+		if err := c.parse(); err != nil {
+			return err
+		}
+		return usagef("say which first: %s", strings.Join(tablesVerbs, ", "))
+	}
+	if !slices.Contains(tablesVerbs, verb) {
+		return usagef("%q is none of %s", verb, strings.Join(tablesVerbs, ", "))
+	}
+	c.args = c.args[1:]
+	if verb == "retire" && len(c.args) > 0 && !strings.HasPrefix(c.args[0], "-") {
+		week, c.args = c.args[0], c.args[1:]
+	}
+	if err := c.parse(); err != nil {
+		return err
+	}
+	var err error
+	c.flags.Visit(func(given *flag.Flag) {
+		if want := of[given.Name]; want != "" && want != verb {
+			err = usagef("--%s is for %s, not for %s", given.Name, want, verb)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := weektable.CheckPrefix(f.prefix); err != nil {
+		return &usageError{err}
+	}
+	settings, err := f.check(verb, week)
+	if err != nil {
+		return err
+	}
+	if f.region == "" {
+		f.region = connect.RegionOf(f.queueURL)
+	}
+	s := connect.Settings{Region: f.region, Endpoint: f.endpoint, S3Endpoint: f.s3Endpoint}
+	cfg, err := connect.Load(ctx, s)
+	if err != nil {
+		return err
+	}
+	m := &tables.Manager{DB: connect.DynamoDB(cfg, s), Prefix: f.prefix, Now: time.Now(), Sleep: backoff.Sleep}
+	switch verb {
+	case "ensure":
+		made, err := m.Ensure(ctx, settings, f.ahead)
+		for _, t := range made {
+			state := "is there"
+			if t.New {
+				state = "made"
+			}
+			fmt.Fprintf(c.stdout, "%s: %s\n", t.Table, state)
+		}
+		return err
+	case "list":
+		rows, err := m.List(ctx)
+		if err != nil {
+			return err
+		}
+		return printTables(c.stdout, rows, f.asJSON)
+	case "dial":
+		return f.dial(ctx, c, m, connect.SQS(cfg, f.queueURL))
+	}
+	archive, err := connect.Place(f.archive, cfg, s)
+	if err != nil {
+		return usagef("--archive: %w", err)
+	}
+	return f.retire(ctx, c, m, archive, week)
+}
+
+// check holds what a verb needs.
+func (f *tablesFlags) check(verb, week string) (tables.Settings, error) {
+	s := tables.Settings{Provisioned: f.billing == "provisioned", Read: f.read, Write: f.write, WarmRead: f.warmRead, WarmWrite: f.warmWrite,
+		Infrequent: f.class == "infrequent", Protected: f.protect, Tags: map[string]string{}}
+	for _, tag := range f.tags {
+		key, value, ok := strings.Cut(tag, "=")
+		if !ok || key == "" {
+			return s, usagef("--tag %q: write KEY=VALUE", tag)
+		}
+		s.Tags[key] = value
+	}
+	switch {
+	case f.ahead < 0 || f.ahead > 8:
+		return s, usagef("--ahead %d is out of range: 0 to 8", f.ahead)
+	case f.billing != "on_demand" && f.billing != "provisioned":
+		return s, usagef("--billing %q: write on_demand or provisioned", f.billing)
+	case f.class != "standard" && f.class != "infrequent":
+		return s, usagef("--class %q: write standard or infrequent", f.class)
+	case s.Provisioned && (f.read < 1 || f.write < 1):
+		return s, usagef("provisioned tables need --read-units and --write-units of at least 1")
+	case s.Provisioned && (f.warmRead > 0 || f.warmWrite > 0):
+		return s, usagef("--warm-read and --warm-write are for tables on demand")
+	case !s.Provisioned && (f.read != 0 || f.write != 0):
+		return s, usagef("--read-units and --write-units are for --billing provisioned")
+	case f.warmRead < 0 || f.warmWrite < 0:
+		return s, usagef("--warm-read and --warm-write are at least 1")
+	case verb == "dial" && f.queueURL == "":
+		return s, usagef("--queue-url is missing")
+	case verb == "dial" && f.to < 1:
+		return s, usagef("--to %d: a table has at least 1 write unit", f.to)
+	case verb == "retire" && week == "":
+		return s, usagef("say which week, as in: tables retire 2026-w40")
+	case verb == "retire" && f.archive == "":
+		return s, usagef("--archive is missing")
+	case f.weeks < 1 || f.weeks > 10_000:
+		return s, usagef("--retention-weeks %d is out of range: 1 to 10000", f.weeks)
+	}
+	if verb == "dial" {
+		if err := connect.CheckQueueURL(f.queueURL); err != nil {
+			return s, &usageError{err}
+		}
+	}
+	if verb == "retire" {
+		if _, _, err := tables.TableOf(f.prefix, week); err != nil {
+			return s, &usageError{err}
+		}
+	}
+	return s, nil
+}
+
+func printTables(w io.Writer, rows []tables.Row, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(rows)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(w, "there is no table of that prefix; `millrace-cloud tables ensure` makes them")
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "TABLE\tSTATE\tITEMS\tBYTES\tAGE\tBILLING\tCLASS")
+	for _, r := range rows {
+		billing := r.Billing
+		if r.WriteUnits > 0 {
+			billing += fmt.Sprintf(" %d/%d", r.ReadUnits, r.WriteUnits)
+		}
+		if r.Protected {
+			r.Class += ", protected"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", r.Table, r.State, r.Items, r.Bytes, age(r.Age), billing, r.Class)
+	}
+	return t.Flush()
+}
+
+// age is in days since the end of the week.
+func age(d time.Duration) string {
+	switch {
+	case d == 0:
+		return "-"
+	case d < -7*24*time.Hour:
+		return "ahead"
+	case d < 0:
+		return "this week"
+	}
+	return fmt.Sprintf("%d days", d/(24*time.Hour))
+}
+
+func (f *tablesFlags) dial(ctx context.Context, c *call, m *tables.Manager, queue tables.Queue) error {
+	dialled, err := m.Dial(ctx, queue, f.queueURL, f.to)
+	for _, name := range dialled {
+		fmt.Fprintf(c.stdout, "%s: %d write units\n", name, f.to)
+	}
+	if err == nil && len(dialled) == 0 {
+		fmt.Fprintf(c.stdout, "nothing to dial down: no week that is over has more than %d provisioned write units\n", f.to)
+	}
+	return err
+}
+
+func (f *tablesFlags) retire(ctx context.Context, c *call, m *tables.Manager, archive objects.Place, week string) error {
+	meter := progress.New(c.stderr, "retire", 0, clock.System{})
+	proof, err := m.Retire(ctx, archive, week, time.Duration(f.weeks)*7*24*time.Hour, f.dry, meter.Add)
+	meter.Done()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.stdout, "%s: proved: %d items, %d samples; files in the archive: %d\n", proof.Table, proof.Items, proof.Samples, proof.Files)
+	if proof.Deleted {
+		fmt.Fprintf(c.stdout, "%s: deleted\n", proof.Table)
+	}
+	return nil
+}
