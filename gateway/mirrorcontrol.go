@@ -48,7 +48,7 @@ func (s *MirrorStatus) line() string {
 		if t.Stale {
 			stale++
 		}
-		if t.Outcome != nil && t.Outcome.Outcome == mirror.Unverified {
+		if t.Unverified {
 			unverified++
 		}
 	}

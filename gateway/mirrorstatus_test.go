@@ -161,7 +161,7 @@ func TestTheStatusLineNamesTheMirror(t *testing.T) {
 		t.Errorf("without a mirror: %q", none.line())
 	}
 	st := &MirrorStatus{Status: mirror.Status{Targets: []mirror.TargetStatus{
-		{Name: "a", Mode: guard.Armed, Stale: true}, {Name: "b", Mode: guard.Armed, Outcome: &mirror.LastOutcome{Outcome: mirror.Unverified}},
+		{Name: "a", Mode: guard.Armed, Stale: true}, {Name: "b", Mode: guard.Armed, Outcome: &mirror.LastOutcome{Outcome: mirror.Refused}, Unverified: true},
 		{Name: "c", Mode: guard.DryRun, Outcome: &mirror.LastOutcome{Outcome: mirror.Written}}, {Name: "d", Mode: guard.Off, Stale: true},
 	}}}
 	if got, want := st.line(), ", mirror: 2 armed, 1 in dry run, 1 stale, 1 unverified"; got != want {

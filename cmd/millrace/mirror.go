@@ -133,7 +133,7 @@ func troubles(st *gateway.MirrorStatus) error {
 		if t.Stale {
 			stale = append(stale, t.Name)
 		}
-		if t.Outcome != nil && t.Outcome.Outcome == mirror.Unverified {
+		if t.Unverified {
 			unverified = append(unverified, t.Name)
 		}
 	}
@@ -206,6 +206,9 @@ func stateOf(t *mirror.TargetStatus) string {
 	var states []string
 	if t.Stale {
 		states = append(states, "stale")
+	}
+	if t.Unverified {
+		states = append(states, "unverified")
 	}
 	if p := t.Pending; p != nil {
 		states = append(states, fmt.Sprintf("version %d waits (%s)", p.Version, p.Why))

@@ -211,7 +211,7 @@ func (e emitter) mirror(s *mirror.Status, lost uint64) {
 		e.gauge("mirror_last_applied_timestamp_seconds", "Time of the last value written and read back; 0 before the first.", moment(applied), l)
 		e.gauge("mirror_pending", "1 where an accepted result waits to be written.", truth(t.Pending != nil), l)
 		e.gauge("mirror_stale", "1 where results have stopped.", truth(t.Stale), l)
-		e.gauge("mirror_unverified", "1 where the last write did not read back.", truth(t.Outcome != nil && t.Outcome.Outcome == mirror.Unverified), l)
+		e.gauge("mirror_unverified", "1 where the last write did not read back.", truth(t.Unverified), l)
 	}
 	for i := range s.Feeds {
 		f := &s.Feeds[i]

@@ -49,7 +49,7 @@ func full() Snapshot {
 			Feeds: []mirror.FeedStatus{{Name: "results", Received: 9, Malformed: 2, Strange: 1, Errors: 3, LastReceive: &answered}},
 			Targets: []mirror.TargetStatus{{
 				Name: "sp1", Mode: guard.Armed, Stale: true, Last: &mirror.LastApplied{Time: time.Unix(1_700_000_001, 0)}, Pending: &mirror.Pending{},
-				Outcome:  &mirror.LastOutcome{Outcome: mirror.Unverified},
+				Outcome: &mirror.LastOutcome{Outcome: mirror.Refused}, Unverified: true,
 				Outcomes: map[string]uint64{"written": 5, "refused": 2}, Refused: map[string]uint64{"expired": 2},
 			}, {Name: "sp2", Mode: guard.Off}},
 		},

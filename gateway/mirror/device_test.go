@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"millrace/sample"
+	"millrace/sample/result"
 )
 
 // A device that hangs keeps nobody but itself.
@@ -29,6 +30,28 @@ func TestADeviceThatHangs(t *testing.T) {
 		r.pass(ioWithin + 3*time.Second)
 		if got := r.m.Status().Targets[0].Outcome; got.Outcome != Unverified {
 			t.Errorf("the outcome is %+v", got)
+		}
+	})
+}
+
+// Anybody who may send to the queue can name a target in a message that is
+// refused. That must not take the alarm of its last write away.
+func TestWhatIsRefusedLeavesTheAlarm(t *testing.T) {
+	within(t, []Target{sp1()}, func(r *rig) {
+		r.lock(func() { r.devices["sp1"].ignores = true })
+		r.send(r.result(17, 41.5))
+		r.pass(3 * time.Second)
+		forged := r.result(18, 42)
+		forged.Signature = result.Signature{Key: "x", Sum: make([]byte, 64)}
+		r.send(forged)
+		if s := r.m.Status().Targets[0]; !s.Unverified || s.Outcome.Outcome != Refused {
+			t.Errorf("after a result that was refused: %+v", s)
+		}
+		r.lock(func() { r.devices["sp1"].ignores = false })
+		r.send(r.result(19, 42))
+		r.pass(time.Minute)
+		if s := r.m.Status().Targets[0]; s.Unverified {
+			t.Errorf("after one that was written: %+v", s)
 		}
 	})
 }

@@ -53,6 +53,9 @@ type TargetStatus struct {
 	Version  uint64       `json:"version"`           // the greatest that was accepted or attempted
 	Pending  *Pending     `json:"pending,omitempty"` // accepted, and not yet written
 	Outcome  *LastOutcome `json:"outcome,omitempty"` // of the newest result
+	// Unverified says that the last write did not read back. What is refused after
+	// it changes nothing of that.
+	Unverified bool `json:"unverified,omitempty"`
 	// Outcomes counts results by their outcome, Refused those that were refused
 	// by their reason.
 	Outcomes map[string]uint64 `json:"outcomes"`
@@ -154,7 +157,7 @@ func (m *Mirror) Status() Status {
 // targetStatus shows one target. Callers hold mu.
 func (m *Mirror) targetStatus(t *target) TargetStatus {
 	s := TargetStatus{
-		Name: t.cfg.Name, Class: t.cfg.Class, Configured: t.cfg.Mode, Mode: m.mode(t), Outcome: t.outcome,
+		Name: t.cfg.Name, Class: t.cfg.Class, Configured: t.cfg.Mode, Mode: m.mode(t), Outcome: t.outcome, Unverified: t.unverified,
 		Outcomes: maps.Clone(t.outcomes), Refused: maps.Clone(t.refused),
 	}
 	st := m.state.Targets[t.cfg.Name]

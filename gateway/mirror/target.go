@@ -42,9 +42,11 @@ type target struct {
 	disarms   uint64
 	away      bool // the device is
 	outcome   *LastOutcome
-	logged    Outcome // the last that made a line
-	outcomes  map[string]uint64
-	refused   map[string]uint64
+	// unverified is set from a write that did not read back to one that did.
+	unverified bool
+	logged     Outcome // the last that made a line
+	outcomes   map[string]uint64
+	refused    map[string]uint64
 
 	// The worker's own.
 	next     time.Duration // when to turn again

@@ -39,6 +39,13 @@ func (t *target) count(e *entry) {
 	if e.outcome == Refused {
 		t.refused[e.reason]++
 	}
+	switch e.outcome {
+	case Unverified:
+		t.unverified = true
+	case Written:
+		t.unverified = false
+	case DryRun, Refused, Malformed, Superseded, ExpiredHeld, Unsuited, Unsent, Rejected: // the device stays as it is
+	}
 	t.outcome = &LastOutcome{Outcome: e.outcome, Reason: e.reason, Detail: e.detail, ID: e.id, Version: e.version, Time: e.at}
 }
 
