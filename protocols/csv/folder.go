@@ -40,6 +40,9 @@ const (
 // whose server is away holds up whoever uses it.
 var errLate = errors.New("the folder does not answer in time")
 
+// errNoFile says that something else has the file's name: a folder or a pipe.
+var errNoFile = errors.New("it is not a file")
+
 // within runs act and waits for it as long as ctx and patience allow. One that
 // comes late goes on by itself, and until it has ended nothing else is begun.
 func (f *folder) within(ctx context.Context, act func() error) error {
@@ -206,12 +209,16 @@ func (f *folder) load(name string) ([]byte, error) {
 	defer func() {
 		_ = root.Close() // nothing is written by it
 	}()
-	file, err := root.Open(name)
+	// A pipe that somebody has put there would hold up whoever opens it.
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, errNoFile, file.Close())
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	switch err := errors.Join(err, file.Close()); {
@@ -231,6 +238,8 @@ func (f *folder) explain(name string, err error) error {
 		hint = "look at the share's server and the network; mount it with soft and a short timeo"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		hint = "nothing was written"
+	case errors.Is(err, errNoFile):
+		hint = "take it away, and find out who has put it there"
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		hint = "make the folder, or mount its share: it is not made by itself"
 	case errors.Is(err, fs.ErrPermission):

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"millrace/internal/strictjson"
 	"millrace/protocols"
@@ -108,10 +109,11 @@ func (f form) text(v sample.Value) string {
 }
 
 // guard keeps a spreadsheet from taking a text for a formula: what begins like
-// one gets an apostrophe before it. A text that begins with an apostrophe gets
+// one, in the wide forms of East Asian keyboards too, gets an apostrophe before
+// it. A text that begins with an apostrophe gets
 // one too, so that unguard is exact.
 func guard(s string) string {
-	if s != "" && strings.ContainsRune("=+-@'", rune(s[0])) {
+	if first, size := utf8.DecodeRuneInString(s); size > 0 && strings.ContainsRune("=+-@'＝＋－＠", first) {
 		return "'" + s
 	}
 	return s

@@ -218,6 +218,7 @@ func TestFilesByteForByte(t *testing.T) {
 		{func(c *Config, o *Target) { o.Columns, c.Delimiter = []string{"value", "quality"}, "tab" }, sample.String, sample.StringValue(`=cmd|' /C calc'!A0`),
 			"value\tquality\r\n'=cmd|' /C calc'!A0\tGood\r\n"},
 		{func(_ *Config, o *Target) { o.Columns = []string{"value", "quality"} }, sample.String, sample.StringValue(`'=1`), "value,quality\r\n''=1,Good\r\n"},
+		{func(_ *Config, o *Target) { o.Columns = []string{"value", "quality"} }, sample.String, sample.StringValue("＝1"), "value,quality\r\n'＝1,Good\r\n"},
 		{func(_ *Config, o *Target) { o.Columns = []string{"value", "quality"} }, sample.String, sample.StringValue(""), "value,quality\r\n,Good\r\n"},
 		{func(_ *Config, o *Target) { o.Columns = []string{"value", "quality"} }, sample.Int64, sample.IntValue(-5), "value,quality\r\n-5,Good\r\n"},
 	} {
@@ -244,6 +245,28 @@ func TestFilesByteForByte(t *testing.T) {
 				t.Errorf("a spreadsheet takes it for a formula: %q", text)
 			}
 		}
+	}
+}
+
+// Whoever may write to the folder can put a pipe in the file's place. Opening
+// one waits for somebody at its other end, who never comes.
+func TestAPipeInTheFilesPlace(t *testing.T) {
+	cfg, _ := testConfig(t)
+	w, _ := openTarget(t, cfg, described("sp1", "kW", sample.Float64))
+	path := filepath.Join(cfg.Dir, "sp1.csv")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if r, err := w.Read(ctx); err == nil || errors.Is(err, errLate) || !strings.Contains(err.Error(), "not a file") {
+		t.Errorf("reads %+v, %v", r, err)
+	}
+	if err := w.Write(t.Context(), command(sample.FloatValue(1))); err != nil {
+		t.Errorf("a write, which takes its place: %v", err)
+	}
+	if r, err := w.Read(t.Context()); err != nil || r.Value != sample.FloatValue(1) {
+		t.Errorf("reads %+v, %v", r, err)
 	}
 }
 
