@@ -45,7 +45,11 @@ bench: ## measure what the README promises, each figure beside its bar (a quarte
 faults: ## inject faults into a gateway and hold an outside ledger against it (FORM= ROW= SEED= TRIALS=)
 	$(GO) run ./internal/faults/battery -form '$(or $(FORM),medium)' -row '$(ROW)' -seed '$(SEED)' -trials '$(or $(TRIALS),0)'
 
+# What is no part of the binaries has to build for the others too: vet sees all
+# packages with their tests.
 build: ## static binaries in dist/: millrace for linux amd64, arm64 and armv7, millrace-cloud for amd64 and arm64
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) vet ./...
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm GOARM=7 $(GO) vet ./...
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/millrace-linux-amd64 ./cmd/millrace
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/millrace-linux-arm64 ./cmd/millrace
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm GOARM=7 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/millrace-linux-armv7 ./cmd/millrace

@@ -137,5 +137,6 @@ func evictCache(dir string) error {
 func freeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
-	return int64(st.Bavail) * st.Bsize, err
+	size := uint64(st.Bsize) // it has 32 bits on arm
+	return int64(st.Bavail * size), err
 }
