@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os/exec"
 	"sync"
 	"sync/atomic"
@@ -154,7 +155,10 @@ func (g *Gateway) openSpool(ctx context.Context) error {
 	segment := int(min(g.cfg.Spool.SegmentSize, g.cfg.Spool.MaxSize/4))
 	g.batch, err = batch.New(batch.Options{
 		MaxOpenBytes: min(24<<20, segment), MaxCommitBytes: segment / 8,
-		Site: g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, CommitInterval: g.cfg.Spool.CommitInterval,
+		// The spool takes a commit of three eighths of its bound: with what waits
+		// already, a stream's share of such a batch is never more.
+		MaxEmitBytes: int(min(g.cfg.Spool.MaxSize/8, math.MaxInt32)),
+		Site:         g.cfg.Gateway.Site, Gateway: g.cfg.Gateway.ID, CommitInterval: g.cfg.Spool.CommitInterval,
 		Log: g.log, Clock: g.o.Clock, Health: g.health.Add(health.Spool, "disk", 90*time.Second),
 		Timeline: g.times, ClockMode: clockMode(g.cfg.Clock.Sync), ClockHold: g.cfg.Clock.Hold, ExpectSync: g.o.ExpectSync,
 		Version: g.o.Version, Backlog: func() ledger.Backlog { return backlogOf(sp.Stats()) },

@@ -52,8 +52,8 @@ func (s *Spool) Commit(c *Commit) error {
 		return err
 	}
 	need := needs(c)
-	if limit := s.o.SegmentBytes * 3 / 2; need > limit {
-		return fmt.Errorf("spool %s: a commit of %d bytes is more than a segment of %d holds: raise spool.segment_size", s.o.Dir, need, limit)
+	if limit := s.o.largestCommit(); need > limit {
+		return fmt.Errorf("spool %s: a commit of %d bytes is more than the %d that the bound of %d allows: raise spool.max_size", s.o.Dir, need, limit, s.o.MaxBytes)
 	}
 	if s.buf = s.buf[:0]; cap(s.buf) > keepBuf {
 		s.buf = nil
@@ -174,7 +174,7 @@ func (s *Spool) keepRecords(c *Commit, ch *change) {
 		s.records = keep
 	}
 	if len(c.Parts) > 0 {
-		r := openRecord{commit: ch.record, parts: make([]openPart, len(c.Parts))}
+		r := openRecord{commit: ch.record, parts: make([]openPart, len(c.Parts)), bytes: int64(len(ch.parts))}
 		for i := range c.Parts {
 			r.parts[i] = openPart{c.Parts[i].Stream, c.Parts[i].Count}
 		}
@@ -230,6 +230,7 @@ func (s *Spool) storeIn(room class, op string, need int64, plan func() *change) 
 		if err := s.rotateTail(); err != nil {
 			return s.failed(op, need, err)
 		}
+		s.allow(need)
 		err = s.transact(op, plan())
 	}
 	for freed := 0; outOfSpace(err) && freed < maxFreed; freed++ {
@@ -246,6 +247,16 @@ func (s *Spool) storeIn(room class, op string, need int64, plan func() *change) 
 		return s.failed(op, need, err)
 	}
 	return nil
+}
+
+// allow lets a new tail grow as far as one change of need bytes takes it, which
+// may be more than a segment has otherwise.
+func (s *Spool) allow(need int64) {
+	g := s.tail()
+	s.mu.Lock()
+	most := s.usage.high + need + fixedPages*pageSize + 2*s.o.growthStep()
+	s.mu.Unlock()
+	g.db.MaxSize = max(g.db.MaxSize, int(min(most, maxFile)))
 }
 
 // classOf says how much of the bound a commit may fill: what is of Reserved

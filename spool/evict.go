@@ -76,6 +76,9 @@ func (s *Spool) diskBytes() int64 {
 // the free pages only half count: a large value needs neighbours.
 func (s *Spool) growth(need int64) int64 {
 	need += fixedPages * pageSize
+	if s.rotating { // the file is new
+		return need + s.o.growthStep()
+	}
 	if room := s.segs[len(s.segs)-1].size - s.usage.high + s.usage.free/2; need <= room {
 		return 0
 	}

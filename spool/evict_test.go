@@ -123,9 +123,9 @@ func TestBoundIsLowered(t *testing.T) {
 
 func TestCommitThatIsTooLarge(t *testing.T) {
 	w := newWorld(t).open()
-	err := w.try(&Commit{Blocks: []Block{w.block(1, 1<<20)}})
+	err := w.try(&Commit{Blocks: []Block{w.block(1, 7<<20)}})
 	if err == nil {
-		t.Fatal("a commit larger than a segment was taken")
+		t.Fatal("a commit larger than the bound allows was taken")
 	}
 	w.commit(&Commit{Blocks: []Block{w.block(1, 100)}})
 }

@@ -94,7 +94,7 @@ func (s *Spool) mendedOnce(path, op string, cause error) {
 func (s *Spool) reopenTail(g *segment, c *change, before *counters) (stored bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	db := g.db
+	db, most := g.db, g.db.MaxSize
 	g.db = nil
 	if err := guard(g.path, db.Close); err != nil {
 		return false, err
@@ -105,6 +105,7 @@ func (s *Spool) reopenTail(g *segment, c *change, before *counters) (stored bool
 	if db, err = openTail(g.path, &s.o); err != nil {
 		return false, err
 	}
+	db.MaxSize = most
 	g.db = db
 	// A change that is there may be in the disk's own memory yet.
 	if err := db.file.Sync(); err != nil {

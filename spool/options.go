@@ -76,6 +76,16 @@ func (o *Options) complete() error {
 	return nil
 }
 
+// largestCommit is what one transaction may take, in bytes: one and a half times
+// the largest segment that the bound allows, however small segments are. The
+// tail grows as far as such a commit takes it.
+func (o *Options) largestCommit() int64 {
+	return min(o.MaxBytes/segmentShare*3/2, maxFile/2)
+}
+
+// tailLimit is how far the tail grows with ordinary commits, in bytes.
+func (o *Options) tailLimit() int64 { return min(2*o.SegmentBytes, maxFile) }
+
 // growthStep is by how much the tail's file grows at once, in bytes: large
 // enough that few commits pay for a growth, small beside the bound.
 func (o *Options) growthStep() int64 {

@@ -27,6 +27,9 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 	if err := s.hooks.at("segment opened"); err != nil {
 		return err
 	}
+	// What is open may be more than a segment holds: segments were larger before,
+	// or a commit was.
+	db.MaxSize = maxFile
 	err = guard(temp, func() error {
 		return db.Update(func(tx *bolt.Tx) error {
 			if err := createBuckets(tx); err != nil {
@@ -38,10 +41,24 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 	if err != nil {
 		return err
 	}
+	size, err := fileSize(temp)
+	if err != nil {
+		return err
+	}
+	db.MaxSize = int(min(max(s.o.tailLimit(), size+s.o.SegmentBytes), maxFile))
 	if err := s.hooks.at("segment filled"); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, g.path); err != nil {
+	err = os.Rename(temp, g.path)
+	if err == nil {
+		err = s.hooks.failed("segment renamed")
+	}
+	if err != nil && exists(g.path) {
+		// It has its name all the same. A commit to the old tail would not be in it,
+		// and a restart takes it for the tail.
+		return s.breakDown("rotate", err)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.hooks.at("segment renamed"); err != nil {
@@ -53,14 +70,18 @@ func (s *Spool) createSegment(g *segment, fill func(*bolt.Tx) error) (err error)
 	}
 	g.db = db
 	g.probed.Store(true)
-	g.size, err = fileSize(g.path)
-	return err
+	g.size = size
+	return nil
 }
 
 // rotateTail starts a new tail, and makes room for it first where it can.
 func (s *Spool) rotateTail() error {
+	open := int64(0) // goes along
+	for _, r := range s.records {
+		open += pages(r.bytes)
+	}
 	s.rotating = true
-	err := s.makeRoom(s.o.growthStep(), withReserve)
+	err := s.makeRoom(open, withReserve)
 	s.rotating = false
 	var full *FullError
 	// Where there is nothing else to give up, rotation is what makes the old

@@ -163,8 +163,7 @@ func openFile(path string, o *bolt.Options) (*handle, error) {
 
 // openTail opens a file to write to, and creates it where it is not there.
 func openTail(path string, o *Options) (*handle, error) {
-	most := min(2*o.SegmentBytes, maxFile)
-	db, err := openFile(path, &bolt.Options{MaxSize: int(most)})
+	db, err := openFile(path, &bolt.Options{MaxSize: int(o.tailLimit())})
 	if err != nil {
 		return nil, err
 	}

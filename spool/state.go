@@ -24,6 +24,7 @@ type storedLoss struct {
 type openRecord struct {
 	commit uint64
 	parts  []openPart // those that no block has superseded
+	bytes  int64      // of the whole record
 }
 
 type openPart struct {
@@ -215,6 +216,7 @@ func loadOpen(tx *bolt.Tx, t *tailState, part func(Part)) {
 		if b := root.Bucket(k); b != nil {
 			record = b.Get(keyData)
 		}
+		r.bytes = int64(len(record))
 		alive := func(p Part) bool { return r.commit >= t.streams[p.Stream].sealed }
 		ok := readParts(record, func(p Part) {
 			if !alive(p) {

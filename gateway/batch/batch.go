@@ -69,7 +69,10 @@ type Options struct {
 	// MaxCommitBytes bounds the blocks of one commit, so that it stays small
 	// beside a segment of the spool; 4 MiB where 0.
 	MaxCommitBytes int
-	Log            *slog.Logger
+	// MaxEmitBytes bounds what a producer that waits for an answer hands in at
+	// once: a stream's share of it goes into one commit. Without bound where 0.
+	MaxEmitBytes int
+	Log          *slog.Logger
 	// Clock is the machine's. Sources stamp samples by Timeline, which is made of
 	// Clock where it is nil.
 	Clock    clock.Clock

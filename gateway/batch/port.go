@@ -10,6 +10,9 @@ import (
 	"millrace/sample"
 )
 
+// sampleBytes is what a sample takes in an open batch besides a string, at most.
+const sampleBytes = 48
+
 // Port is where one source hands its samples in.
 type Port struct {
 	b        *Batcher
@@ -62,6 +65,7 @@ func (p *Port) Emit(ctx context.Context, batch []sample.Sample, done func(error)
 
 	// All of the batch is looked up before any of it is taken.
 	entries := b.scratch[:0]
+	size := 0
 	for i := range batch {
 		e, err := p.resolve(&batch[i])
 		if err != nil {
@@ -69,8 +73,14 @@ func (p *Port) Emit(ctx context.Context, batch []sample.Sample, done func(error)
 			return &protocols.RefusedError{Reason: err.Error()}
 		}
 		entries = append(entries, e)
+		size += sampleBytes + len(batch[i].Value.Str())
 	}
 	b.scratch = entries
+	if most := b.o.MaxEmitBytes; done != nil && most > 0 && size > most {
+		p.counters.Refused += uint64(len(batch))
+		return &protocols.RefusedError{Reason: fmt.Sprintf("%d samples of %d KiB at once are more than the spool takes in one commit, %d KiB: send fewer at a time, or raise spool.max_size",
+			len(batch), size>>10, most>>10)}
+	}
 
 	full := false
 	for i := range batch {
