@@ -43,7 +43,7 @@ type pageFile struct {
 	// sweeping is set while pages are looked at one by one: a stale one may
 	// claim pages that belong to another by now.
 	sweeping bool
-	tick     func() // called for each page read, where it is set
+	tick     func(bytes int64) // called with what was read, or written of a rebuilt file
 }
 
 // rawMeta is a meta page whose checksum fits.
@@ -137,9 +137,7 @@ type rawPage struct {
 
 // read reads a page whose header tells its own number.
 func (p *pageFile) read(id uint64) (r rawPage, err error) {
-	if p.tick != nil {
-		p.tick()
-	}
+	p.progress(pageHeadLen)
 	if id < 2 || id >= uint64(p.size/p.page) {
 		return r, fmt.Errorf("page %d is outside of the file", id)
 	}
@@ -162,7 +160,14 @@ func (p *pageFile) read(id uint64) (r rawPage, err error) {
 	if _, err := p.f.ReadAt(r.data, at); err != nil && !errors.Is(err, io.EOF) {
 		return r, fmt.Errorf("page %d: %w", id, err)
 	}
+	p.progress(int64(len(r.data)))
 	return r, nil
+}
+
+func (p *pageFile) progress(bytes int64) {
+	if p.tick != nil {
+		p.tick(bytes)
+	}
 }
 
 // leaf returns the elements of a leaf page, which lies at an offset of the
@@ -324,11 +329,10 @@ func (p *pageFile) sweep(fn func(e element)) {
 
 // bytes reads what an element held.
 func (p *pageFile) bytes(at int64, n int) ([]byte, error) {
-	if p.tick != nil {
-		p.tick()
-	}
 	b := make([]byte, n)
-	if _, err := p.f.ReadAt(b, at); err != nil {
+	_, err := p.f.ReadAt(b, at)
+	p.progress(max(int64(n), p.page))
+	if err != nil {
 		return nil, err
 	}
 	return b, nil

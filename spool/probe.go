@@ -32,6 +32,23 @@ type probeJob struct {
 	// empty, the file is only looked at.
 	Salvage string
 	ID      uint64 // the segment's number
+
+	sync func(*os.File) error // in place of Sync, in tests
+}
+
+// stored syncs what a rebuilt file has so far, and says that the child gets on:
+// on a slow disk all of it at the end would take longer than a child that
+// stalls is waited for.
+func (j *probeJob) stored(p *pageFile, h *handle) error {
+	sync := (*os.File).Sync
+	if j.sync != nil {
+		sync = j.sync
+	}
+	if err := sync(h.file); err != nil {
+		return err
+	}
+	p.progress(progressEvery)
+	return nil
 }
 
 func (j *probeJob) args() []string {
@@ -103,7 +120,8 @@ func ProbeMain(args []string, out io.Writer) int {
 	return 0
 }
 
-// run does the job. Progress is called with the bytes read since the last call.
+// run does the job. Progress is called with the bytes read, or written of a
+// rebuilt file, since the last call.
 func (j *probeJob) run(progress func(bytes int)) (r probeReport) {
 	err := guard(j.Path, func() error {
 		var err error
@@ -128,7 +146,7 @@ func (j *probeJob) look(progress func(int)) (r probeReport, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	p.tick = func() { progress(int(p.page)) }
+	p.tick = func(bytes int64) { progress(int(bytes)) }
 	if j.Role == roleDead {
 		return j.lookDead(p)
 	}

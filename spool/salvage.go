@@ -139,8 +139,11 @@ func (v *inventory) rebuild(j *probeJob, r *probeReport) (err error) {
 	if err != nil {
 		return err
 	}
-	for numbers := v.numbers(); len(numbers) > 0 && err == nil; {
-		err = h.Update(func(tx *bolt.Tx) error {
+	if err := j.stored(v.p, h); err != nil {
+		return err
+	}
+	for numbers := v.numbers(); len(numbers) > 0; {
+		err := h.Update(func(tx *bolt.Tx) error {
 			blocks := tx.Bucket(bucketBlocks)
 			blocks.FillPercent = 1 // keys only rise
 			for size := 0; len(numbers) > 0 && size < salvageBatch; numbers = numbers[1:] {
@@ -152,14 +155,18 @@ func (v *inventory) rebuild(j *probeJob, r *probeReport) (err error) {
 			}
 			return nil
 		})
+		if err == nil {
+			err = j.stored(v.p, h)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return h.file.Sync()
+	return nil
 }
 
-// newFile makes a bbolt file that is synced when it is complete.
+// newFile makes a bbolt file that is synced by the job, now and then and when it
+// is complete.
 func newFile(path string) (*handle, error) {
 	if err := os.RemoveAll(path); err != nil {
 		return nil, err

@@ -159,6 +159,9 @@ func (v *deadInventory) rebuild(j *probeJob) (r probeReport, err error) {
 			}
 			return nil
 		})
+		if err == nil {
+			err = j.stored(v.p, h)
+		}
 	}
 	if err == nil {
 		err = h.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLetters).SetSequence(v.sequence) })
@@ -166,7 +169,7 @@ func (v *deadInventory) rebuild(j *probeJob) (r probeReport, err error) {
 	if err != nil {
 		return r, err
 	}
-	return r, h.file.Sync()
+	return r, j.stored(v.p, h)
 }
 
 func (v *deadInventory) rebuildLetter(tx *bolt.Tx, l *DeadLetter, r *probeReport) error {
