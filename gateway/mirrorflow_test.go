@@ -1,15 +1,12 @@
 package gateway_test
 
 import (
-	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -18,25 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
-
-	feeds "millrace/feeds/all"
 	"millrace/gateway"
-	"millrace/gateway/config"
 	"millrace/gateway/control"
 	"millrace/gateway/mirror"
 	"millrace/gateway/mirror/audit"
-	"millrace/internal/clock"
-	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/modbussim"
-	protocols "millrace/protocols/all"
 	"millrace/sample"
-	"millrace/sample/result"
-	"millrace/uploader/all"
-	"millrace/uploader/awsconf"
 )
 
 // plc is a simulated PLC: holding registers and an enable coil.
@@ -86,30 +70,16 @@ func (p *plc) block() (value float64, version uint32, valid, beat uint16, writes
 // connection by which it is read, and its outcomes up to a file.
 func TestAResultIsMirrored(t *testing.T) {
 	dir := t.TempDir()
-	cloud, err := awssim.Start(awssim.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cloud.Close()
+	queue := startResults(t, dir)
 	device := &plc{enable: 1}
 	sim, err := modbussim.Start(modbussim.Options{Read: device.read, Write: device.write})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sim.Close()
-	client := sqs.New(sqs.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String(cloud.URL(awssim.ServiceSQS)),
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), HTTPClient: awsconf.Steady(http.DefaultClient),
-	})
-	if _, err := client.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("results")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	key, forger := ed25519.NewKeyFromSeed(make([]byte, 32)), ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", 32)))
 	scada := freeAddr(t)
-	cfg, err := config.Parse("millrace.yaml", fmt.Appendf(nil, `
+	cfg := parseAll(t, fmt.Sprintf(`
 gateway: {site: north, id: gw1}
 clock: {sync: ignore}
 spool: {dir: %[1]s/spool, commit_interval: 20ms}
@@ -121,17 +91,13 @@ mirror:
   enabled: true
   dir: %[1]s/mirror
   keys: [{name: cloud, ed25519: "%[3]s"}]
-  feeds: [{name: results, type: sqs, queue_url: "%[4]s", region: eu-central-1, endpoint: "%[5]s", credentials: {access_key_id: AKIATEST, secret_access_key: "file:%[1]s/secret"}}]
-  devices: [{name: scada, type: modbus_server, connection: {listen: "%[6]s"}, tags: [{tag: north/plc/mirror_ok, address: "discrete:0"}]}]
+  feeds: [%[4]s]
+  devices: [{name: scada, type: modbus_server, connection: {listen: "%[5]s"}, tags: [{tag: north/plc/mirror_ok, address: "discrete:0"}]}]
   targets:
     - {name: sp1, mode: dry_run, feeds: [results], type: float64, unit: kW, min: 0, max: 500, max_step: 50, min_interval: 0s, heartbeat: 100ms, enable: north/plc/mirror_ok, enable_max_age: 5s,
        write: {to: plc, address: "holding:100", type: float32, version_address: "holding:102", validity_address: "holding:104", heartbeat_address: "holding:105"}}
     - {name: shown, mode: armed, feeds: [results], type: int64, write: {to: scada, address: "holding:0", type: int32}}
-`, dir, sim.URL(), base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), cloud.QueueURL("results"), cloud.URL(awssim.ServiceSQS), scada),
-		config.Registry{Protocols: protocols.List(), Sinks: all.List(), Feeds: feeds.List()})
-	if err != nil {
-		t.Fatal(err)
-	}
+`, dir, sim.URL(), base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), queue.feed, scada))
 	if faults := gateway.Check(t.Context(), cfg, 5*time.Second, func(what string, errs []error) {
 		for _, err := range errs {
 			t.Errorf("check --connect: %s: %v", what, err)
@@ -139,45 +105,15 @@ mirror:
 	}); faults > 0 {
 		t.Errorf("check --connect finds %d faults", faults)
 	}
-	g, err := gateway.New(t.Context(), gateway.Options{
-		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: dir,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				st := g.Status()
-				t.Fatalf("%s: never; %+v; %+v", what, st.Mirror, st.Components)
-			}
-		}
-	}
+	g := runGateway(t, cfg, dir)
+	until := func(what string, ok func() bool) { t.Helper(); g.until(t, what, ok) }
 	send := func(target string, version uint64, v sample.Value, with ed25519.PrivateKey) {
 		t.Helper()
-		now := time.Now().UTC()
-		r := result.Result{
-			ID: fmt.Sprintf("%s-%d", target, version), Site: "north", Target: target, Version: version, Value: v, Unit: map[bool]string{true: "kW"}[target == "sp1"],
-			Quality: sample.Good, ComputedAt: now, ValidFrom: now, ValidUntil: now.Add(time.Hour), Run: "test",
+		r := fresh(target, version, v, time.Hour)
+		if target == "sp1" {
+			r.Unit = "kW"
 		}
-		r.Sign("cloud", with)
-		body, err := r.Encode()
-		if err == nil {
-			_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: aws.String(cloud.QueueURL("results")), MessageBody: aws.String(string(body))})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	outcomes := func(i int) (map[string]uint64, map[string]uint64) {
-		s := g.Status().Mirror.Targets[i]
-		return s.Outcomes, s.Refused
+		queue.send(t, r, with)
 	}
 	post := func(path string, args url.Values) {
 		t.Helper()
@@ -185,56 +121,43 @@ mirror:
 			t.Fatal(err)
 		}
 	}
-	written := func(n uint64) func() bool {
-		return func() bool { o, _ := outcomes(0); return o[string(mirror.Written)] == n }
-	}
-	refused := func(reason string) func() bool {
-		return func() bool { _, r := outcomes(0); return r[reason] == 1 }
-	}
-
 	send("sp1", 1, sample.FloatValue(10), key)
-	until("the dry run", func() bool { o, _ := outcomes(0); return o[string(mirror.DryRun)] == 1 })
+	until("the dry run", g.had(0, mirror.DryRun, 1))
 	if _, _, _, beat, writes := device.block(); beat != 0 || writes != 0 {
 		t.Errorf("a dry run wrote: %d times, heartbeat %d", writes, beat)
 	}
 	post("/v1/mirror/arm", url.Values{"target": {"sp1"}, "for": {"1h"}})
 	send("sp1", 2, sample.FloatValue(41.5), key)
-	until("the write", written(1))
+	until("the write", g.had(0, mirror.Written, 1))
 	if v, version, valid, _, writes := device.block(); v != 41.5 || version != 2 || valid != 1 || writes != 1 {
 		t.Errorf("the PLC holds %v, version %d, validity %d after %d writes", v, version, valid, writes)
 	}
 	until("a heartbeat", func() bool { _, _, _, beat, _ := device.block(); return beat > 1 })
 	send("sp1", 3, sample.FloatValue(900), key)
-	until("the refusal", refused("above_max"))
+	until("the refusal", g.refused(0, "above_max"))
 	send("sp1", 4, sample.FloatValue(50), forger)
-	until("the refusal", refused("bad_signature"))
+	until("the refusal", g.refused(0, "bad_signature"))
 	send("sp1", 2, sample.FloatValue(42), key)
-	until("the refusal", refused("not_newer"))
+	until("the refusal", g.refused(0, "not_newer"))
 	device.set(0)
 	until("the enable tag is read as false", func() bool { return g.Status().Sources["plc"].In > 0 && enabledShown(t, scada) == 0 })
 	send("sp1", 5, sample.FloatValue(50), key)
-	until("the refusal", refused("not_enabled"))
+	until("the refusal", g.refused(0, "not_enabled"))
 	device.set(1)
 	until("the enable tag is read as true", func() bool { return enabledShown(t, scada) == 1 })
 	send("shown", 1, sample.IntValue(-7), key)
-	until("the value is shown", func() bool { o, _ := outcomes(1); return o[string(mirror.Written)] == 1 })
+	until("the value is shown", g.had(1, mirror.Written, 1))
 	if got := modbusRead(t, scada, 3, 0, 2); got != "fffffff9" {
 		t.Errorf("the gateway's own server shows %s", got)
 	}
 	post("/v1/mirror/disarm", url.Values{"target": {"sp1"}})
 	send("sp1", 6, sample.FloatValue(60), key)
-	until("the dry run", func() bool { o, _ := outcomes(0); return o[string(mirror.DryRun)] == 2 })
+	until("the dry run", g.had(0, mirror.DryRun, 2))
 	if v, _, _, _, writes := device.block(); v != 41.5 || writes != 1 {
 		t.Errorf("the PLC holds %v after %d writes", v, writes)
 	}
-	until("the queue is empty", func() bool {
-		out, err := client.GetQueueAttributes(t.Context(), &sqs.GetQueueAttributesInput{QueueUrl: aws.String(cloud.QueueURL("results")), AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameAll}})
-		return err == nil && out.Attributes["ApproximateNumberOfMessages"] == "0" && out.Attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
-	})
-	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
+	until("the queue is empty", func() bool { return queue.empty(t.Context()) })
+	g.stop(t)
 	checkRecord(t, dir)
 }
 

@@ -1,33 +1,20 @@
 package gateway_test
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/sqs"
-
-	feeds "millrace/feeds/all"
-	"millrace/gateway"
-	"millrace/gateway/config"
 	"millrace/gateway/mirror"
-	"millrace/internal/clock"
-	"millrace/internal/sim/awssim"
+	"millrace/internal/sim/modbussim"
 	"millrace/internal/sim/mqttsim"
 	"millrace/internal/sim/opcuasim"
-	protocols "millrace/protocols/all"
 	"millrace/sample"
 	"millrace/sample/result"
-	"millrace/uploader/all"
-	"millrace/uploader/awsconf"
 )
 
 // TestAResultReachesEachKindOfTarget with real parts: an OPC UA node, an MQTT
@@ -35,11 +22,7 @@ import (
 // get nothing that expired while they were away.
 func TestAResultReachesEachKindOfTarget(t *testing.T) {
 	dir := t.TempDir()
-	cloud, err := awssim.Start(awssim.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cloud.Close()
+	queue := startResults(t, dir)
 	server, err := opcuasim.Start(opcuasim.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -58,17 +41,7 @@ func TestAResultReachesEachKindOfTarget(t *testing.T) {
 	if err := os.Mkdir(drop, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	client := sqs.New(sqs.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String(cloud.URL(awssim.ServiceSQS)),
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), HTTPClient: awsconf.Steady(http.DefaultClient),
-	})
-	if _, err := client.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: aws.String("results")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("secret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := config.Parse("millrace.yaml", fmt.Appendf(nil, `
+	g := runGateway(t, parseAll(t, fmt.Sprintf(`
 gateway: {site: north, id: gw1}
 clock: {sync: ignore}
 spool: {dir: %[1]s/spool}
@@ -79,55 +52,19 @@ mirror:
   enabled: true
   dir: %[1]s/mirror
   signature: optional
-  feeds: [{name: results, type: sqs, queue_url: "%[4]s", region: eu-central-1, endpoint: "%[5]s", credentials: {access_key_id: AKIATEST, secret_access_key: "file:%[1]s/secret"}}]
+  feeds: [%[4]s]
   devices:
-    - {name: hall, type: mqtt, connection: {url: "%[6]s"}}
+    - {name: hall, type: mqtt, connection: {url: "%[5]s"}}
     - {name: drop, type: csv, connection: {dir: %[1]s/drop, delimiter: ";", decimal: ","}}
   targets:
     - {name: node, mode: armed, feeds: [results], type: int64, min_interval: 0s, write: {to: press, address: "%[3]s"}}
     - {name: topic, mode: armed, feeds: [results], type: float64, min_interval: 0s, write: {to: hall, topic: plant/sp, heartbeat_topic: plant/beat}}
     - {name: file, mode: armed, feeds: [results], type: float64, min_interval: 0s, write: {to: drop}}
-`, dir, server.URL(), node, cloud.QueueURL("results"), cloud.URL(awssim.ServiceSQS), broker.URL()),
-		config.Registry{Protocols: protocols.List(), Sinks: all.List(), Feeds: feeds.List()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := gateway.New(t.Context(), gateway.Options{
-		Config: cfg, Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Notify: quiet{make(chan string, 10)}, StateDir: dir,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				st := g.Status()
-				t.Fatalf("%s: never; %+v; %+v", what, st.Mirror, st.Components)
-			}
-		}
-	}
+`, dir, server.URL(), node, queue.feed, broker.URL())), dir)
+	until := func(what string, ok func() bool) { t.Helper(); g.until(t, what, ok) }
 	send := func(target string, version uint64, v sample.Value, valid time.Duration) {
 		t.Helper()
-		now := time.Now().UTC()
-		r := result.Result{
-			ID: fmt.Sprint(target, version), Site: "north", Target: target, Version: version, Value: v, Quality: sample.Good,
-			ComputedAt: now, ValidFrom: now, ValidUntil: now.Add(valid), Run: "test",
-		}
-		body, err := r.Encode()
-		if err == nil {
-			_, err = client.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: aws.String(cloud.QueueURL("results")), MessageBody: aws.String(string(body))})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	outcome := func(i int, what mirror.Outcome, n uint64) func() bool {
-		return func() bool { return g.Status().Mirror.Targets[i].Outcomes[string(what)] == n }
+		queue.send(t, fresh(target, version, v, valid), nil)
 	}
 	retained := func(piece string) func() bool {
 		return func() bool {
@@ -147,7 +84,7 @@ mirror:
 	send("topic", 1, sample.FloatValue(41.5), valid)
 	send("file", 1, sample.FloatValue(41.5), valid)
 	for i := range 3 {
-		until("the write", outcome(i, mirror.Written, 1))
+		until("the write", g.had(i, mirror.Written, 1))
 	}
 	if v := server.Value("setpoint"); v.Value.Value() != uint16(415) || v.Status != 0 {
 		t.Errorf("the node holds %v, %v", v.Value.Value(), v.Status)
@@ -163,7 +100,7 @@ mirror:
 	until("the file is called stale", line("\r\nfile;41,5;;Bad;"))
 
 	send("node", 2, sample.IntValue(70000), time.Hour)
-	until("it does not fit", outcome(0, mirror.Unsuited, 1))
+	until("it does not fit", g.had(0, mirror.Unsuited, 1))
 	if v := server.Value("setpoint"); v.Value.Value() != uint16(415) {
 		t.Errorf("the node holds %v", v.Value.Value())
 	}
@@ -174,8 +111,8 @@ mirror:
 	}
 	send("topic", 2, sample.FloatValue(99), valid)
 	send("file", 2, sample.FloatValue(99), valid)
-	until("the topic's result expires", outcome(1, mirror.ExpiredHeld, 1))
-	until("the file's result expires", outcome(2, mirror.ExpiredHeld, 1))
+	until("the topic's result expires", g.had(1, mirror.ExpiredHeld, 1))
+	until("the file's result expires", g.had(2, mirror.ExpiredHeld, 1))
 	if err := broker.Resume(); err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +121,8 @@ mirror:
 	}
 	send("topic", 3, sample.FloatValue(7), time.Hour)
 	send("file", 3, sample.FloatValue(7), time.Hour)
-	until("the next write", outcome(1, mirror.Written, 2))
-	until("the next write", outcome(2, mirror.Written, 2))
+	until("the next write", g.had(1, mirror.Written, 2))
+	until("the next write", g.had(2, mirror.Written, 2))
 	if !retained(`{"value":7,"valid":true,`)() || !line("\r\nfile;7;;Good;")() {
 		t.Error("the topic or the file does not show the next value")
 	}
@@ -194,8 +131,72 @@ mirror:
 			t.Errorf("what expired was published: %s", p.Payload)
 		}
 	}
-	cancel()
-	if err := <-ended; err != nil {
+	g.stop(t)
+}
+
+// TestWhatDoesNotFitIsRefusedBeforeTheWire: a string for a Float64 node, a
+// fraction and 70000 for 16-bit registers, and a setpoint that waited in the
+// queue for two hours. The devices see no write.
+func TestWhatDoesNotFitIsRefusedBeforeTheWire(t *testing.T) {
+	dir := t.TempDir()
+	queue := startResults(t, dir)
+	var writes atomic.Int64
+	device := &plc{}
+	sim, err := modbussim.Start(modbussim.Options{Read: device.read, Write: func(slave uint8, table modbussim.Table, address uint16, values []uint16) modbussim.Exception {
+		writes.Add(1)
+		return device.write(slave, table, address, values)
+	}})
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer sim.Close()
+	server, err := opcuasim.Start(opcuasim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	node, err := server.AddNode(opcuasim.Node{Name: "setpoint", Value: 1.5, Access: opcuasim.Writable})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := fresh("queued", 1, sample.FloatValue(7), 10*time.Hour)
+	old.ComputedAt, old.ValidFrom = old.ComputedAt.Add(-2*time.Hour), old.ValidFrom.Add(-2*time.Hour)
+	gone := fresh("queued", 2, sample.FloatValue(7), time.Hour)
+	gone.ComputedAt, gone.ValidFrom, gone.ValidUntil = old.ComputedAt, old.ValidFrom, old.ValidFrom.Add(10*time.Minute)
+	for _, r := range []result.Result{
+		fresh("node", 1, sample.StringValue("41.5"), time.Hour), fresh("fraction", 1, sample.FloatValue(41.5), time.Hour),
+		fresh("large", 1, sample.IntValue(70000), time.Hour), old, gone,
+	} {
+		queue.send(t, r, nil)
+	}
+	g := runGateway(t, parseAll(t, fmt.Sprintf(`
+gateway: {site: north, id: gw1}
+clock: {sync: ignore}
+spool: {dir: %[1]s/spool}
+control: {socket: %[1]s/c.sock}
+sources:
+  - {name: plc, type: modbus, connection: {url: "%[2]s"}, tags: [{name: a, address: "holding:0", type: uint16}]}
+  - {name: press, type: opcua, connection: {url: "%[3]s", security: None}, tags: [{name: setpoint, address: "%[4]s"}]}
+sinks: [{name: out, type: file, dir: %[1]s/out}]
+mirror:
+  enabled: true
+  dir: %[1]s/mirror
+  signature: optional
+  feeds: [%[5]s]
+  targets:
+    - {name: node, mode: armed, feeds: [results], type: string, heartbeat: 0s, write: {to: press, address: "%[4]s"}}
+    - {name: fraction, mode: armed, feeds: [results], type: float64, heartbeat: 0s, write: {to: plc, address: "holding:10", type: uint16}}
+    - {name: large, mode: armed, feeds: [results], type: int64, heartbeat: 0s, write: {to: plc, address: "holding:11", type: uint16}}
+    - {name: queued, mode: armed, feeds: [results], type: float64, max_age: 1h, heartbeat: 0s, write: {to: plc, address: "holding:12", type: float32}}
+`, dir, sim.URL(), server.URL(), node, queue.feed)), dir)
+	for i := range 3 {
+		g.until(t, "it does not fit", g.had(i, mirror.Unsuited, 1))
+	}
+	g.until(t, "it is too old", g.refused(3, "too_old"))
+	g.until(t, "it has expired", g.refused(3, "expired"))
+	g.until(t, "the queue is empty", func() bool { return queue.empty(t.Context()) })
+	g.stop(t)
+	if n, v := writes.Load(), server.Value("setpoint"); n != 0 || v.Value.Value() != 1.5 {
+		t.Errorf("the PLC saw %d writes, and the node holds %v", n, v.Value.Value())
 	}
 }
