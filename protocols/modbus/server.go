@@ -109,7 +109,7 @@ func (s *server) Serve(ctx context.Context, h protocols.Health) error {
 	}
 	h.Up()
 	s.bound(l.Addr())
-	g := &guests{server: s, conns: map[net.Conn]struct{}{}}
+	g := &guests{server: s, conns: map[net.Conn]guest{}}
 	inner, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
 	helpers.Go(func() {

@@ -45,7 +45,8 @@ type ServerConfig struct {
 	// Slaves are the unit ids that are answered, 0 to 247 or 255. The first is
 	// that of addresses that name none.
 	Slaves []int `yaml:"slaves"`
-	// MaxConnections is how many clients may be connected, 1 to 1000; IdleTimeout
+	// MaxConnections is how many clients may be connected, 1 to 1000, shared out
+	// among their addresses; IdleTimeout
 	// is how long one may ask nothing, 1s to 1h.
 	MaxConnections int           `yaml:"max_connections"`
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`

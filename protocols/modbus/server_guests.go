@@ -18,10 +18,40 @@ import (
 type guests struct {
 	server *server
 	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
+	conns  map[net.Conn]guest
+	came   uint64 // how many have been taken
 	closed bool
 	done   sync.WaitGroup
 	notes  notes
+}
+
+// guest is a client that is connected.
+type guest struct {
+	from   netip.Addr
+	number uint64 // in the order in which they came
+}
+
+// share makes room for a client from an address that has at least two fewer
+// than another one: that one's first client is disconnected. So no address can
+// keep the others out by opening all connections. Callers hold g.mu.
+func (g *guests) share(from netip.Addr) {
+	count := map[netip.Addr]int{}
+	for _, x := range g.conns {
+		count[x.from]++
+	}
+	var out net.Conn
+	for c, x := range g.conns {
+		if count[x.from] < count[from]+2 {
+			continue
+		}
+		if o := g.conns[out]; out == nil || count[x.from] > count[o.from] || x.from == o.from && x.number < o.number {
+			out = c
+		}
+	}
+	if out != nil {
+		_ = out.Close() // ends its reader
+		delete(g.conns, out)
+	}
 }
 
 // admit serves c, or closes it at once.
@@ -34,10 +64,14 @@ func (g *guests) admit(c net.Conn) {
 		return
 	}
 	g.mu.Lock()
+	if len(g.conns) >= s.cfg.MaxConnections {
+		g.share(from)
+	}
 	full := len(g.conns) >= s.cfg.MaxConnections
 	taken := !full && !g.closed
 	if taken {
-		g.conns[c] = struct{}{}
+		g.came++
+		g.conns[c] = guest{from, g.came}
 		g.done.Go(func() { g.serve(c, from) })
 	}
 	g.mu.Unlock()

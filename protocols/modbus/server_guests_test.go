@@ -126,6 +126,19 @@ func TestServerPortInUse(t *testing.T) {
 	}
 }
 
+// ask reads holding register 0, which holds a value.
+func ask(c net.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, "\x00\x01\x00\x00\x00\x06\x01\x03\x00\x00\x00\x01"); err != nil {
+		return err
+	}
+	var buf [11]byte
+	_, err := io.ReadFull(c, buf[:])
+	return err
+}
+
 // More clients than may be connected are turned away, however many come, with
 // one line in the log; those that are connected go on.
 func TestServerBoundsItsClients(t *testing.T) {
@@ -135,18 +148,6 @@ func TestServerBoundsItsClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := x.serve(t)
-	request := []byte("\x00\x01\x00\x00\x00\x06\x01\x03\x00\x00\x00\x01")
-	ask := func(c net.Conn) error {
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			return err
-		}
-		if _, err := c.Write(request); err != nil {
-			return err
-		}
-		var buf [11]byte
-		_, err := io.ReadFull(c, buf[:])
-		return err
-	}
 	try := func() (net.Conn, error) {
 		c, err := net.Dial("tcp", address)
 		if err != nil {
@@ -184,6 +185,47 @@ func TestServerBoundsItsClients(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the place of a client that left is not given again")
 		}
+	}
+}
+
+// One address cannot keep the others out by opening all connections.
+func TestServerSharesItsConnectionsOut(t *testing.T) {
+	x := newServer(t, func(c *ServerConfig) { c.MaxConnections = 4 })
+	target := x.target(t, sample.Int64, func(c *ServerTargetConfig) { c.Address = "holding:0" })
+	if err := target.Write(t.Context(), protocols.Command{Value: sample.IntValue(5), ValidUntil: x.clock.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	address := x.serve(t)
+	asks := func(from string) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.Dial("tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { c.Close() })
+		return c, ask(c)
+	}
+	var greedy []net.Conn
+	for range 4 {
+		c, err := asks("127.0.0.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		greedy = append(greedy, c)
+	}
+	if _, err := asks("127.0.0.2"); err != nil {
+		t.Fatalf("a second address is kept out: %v", err)
+	}
+	if err := ask(greedy[0]); err == nil {
+		t.Error("the first of the address that has most is still served")
+	}
+	for _, c := range greedy[1:] {
+		if err := ask(c); err != nil {
+			t.Errorf("another one of it: %v", err)
+		}
+	}
+	if _, err := asks("127.0.0.1"); err == nil {
+		t.Error("the address that has most gets one more")
 	}
 }
 
