@@ -48,7 +48,7 @@ func (w *world) openCloud(ctx context.Context) (err error) {
 			return fmt.Errorf("simulated queue %s: %w", name, err)
 		}
 	}
-	if w.optimiser, err = newOptimiser(client, w.aws.QueueURL(resultsQueue)); err != nil {
+	if w.optimiser, err = newOptimiser(client, w.aws.QueueURL(resultsQueue), w.truth.Now); err != nil {
 		return err
 	}
 	w.queue.look = w.optimiser.look

@@ -20,7 +20,6 @@ import (
 	feedsall "millrace/feeds/all"
 	"millrace/gateway"
 	"millrace/gateway/config"
-	"millrace/internal/clock"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/plant"
 	"millrace/internal/sim/truth"
@@ -193,7 +192,8 @@ func (w *world) open(ctx context.Context) (err error) {
 		return err
 	}
 	w.gateway, err = gateway.New(ctx, gateway.Options{
-		Config: w.cfg, Version: "demo", Log: slog.New(slog.NewTextHandler(logFile, nil)), Clock: clock.System{},
+		// The truth's clock: a step of the machine's is no matter of the demo.
+		Config: w.cfg, Version: "demo", Log: slog.New(slog.NewTextHandler(logFile, nil)), Clock: w.truth,
 		Notify: nobody{}, StateDir: w.dir, DeliveryGrace: 30 * time.Second, WrapEmit: w.o.WrapEmit,
 	})
 	return err

@@ -41,6 +41,7 @@ type optimiser struct {
 	client   *sqs.Client
 	queueURL string
 	private  ed25519.PrivateKey
+	now      func() time.Time
 
 	mu   sync.Mutex
 	seen []sample.Sample // of powerTag, some seconds of it
@@ -48,9 +49,9 @@ type optimiser struct {
 	sent []*result.Result
 }
 
-func newOptimiser(client *sqs.Client, queueURL string) (*optimiser, error) {
+func newOptimiser(client *sqs.Client, queueURL string, now func() time.Time) (*optimiser, error) {
 	_, private, err := ed25519.GenerateKey(nil)
-	return &optimiser{client: client, queueURL: queueURL, private: private}, err
+	return &optimiser{client: client, queueURL: queueURL, private: private, now: now}, err
 }
 
 func (o *optimiser) public() ed25519.PublicKey { return o.private.Public().(ed25519.PublicKey) }
@@ -109,7 +110,7 @@ func (o *optimiser) mean() (float64, bool) {
 // take is sent again; a second copy of it does no harm.
 func (o *optimiser) send(ctx context.Context, value float64) {
 	version := uint64(len(o.results())) + 1
-	now := time.Now().UTC()
+	now := o.now().UTC()
 	r := &result.Result{
 		ID: fmt.Sprintf("demo-%06d", version), Site: Site, Target: targetName, Version: version, Value: sample.FloatValue(value), Unit: "kW",
 		ComputedAt: now, ValidFrom: now, ValidUntil: now.Add(time.Minute), Run: "demo-optimiser",

@@ -37,7 +37,7 @@ func startLine(site string, tags []*Tag, log *truth.Log) (*line, error) {
 
 // step moves every node to its next value.
 func (l *line) step() {
-	now := time.Now().UTC().Truncate(time.Millisecond)
+	now := l.log.Now().UTC().Truncate(time.Millisecond)
 	for _, t := range l.tags {
 		l.Set(t.Name, t.native(t.next()), now)
 	}

@@ -110,7 +110,7 @@ type sensorMessage struct {
 // publish has every sensor publish once.
 func (p *Plant) publish() {
 	for _, t := range p.of(SourceMQTT) {
-		text, err := json.Marshal(sensorMessage{t.next().Float(), time.Now().UTC().Truncate(time.Millisecond)})
+		text, err := json.Marshal(sensorMessage{t.next().Float(), p.log.Now().UTC().Truncate(time.Millisecond)})
 		if err != nil {
 			panic("BUG: " + err.Error())
 		}

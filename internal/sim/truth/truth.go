@@ -36,8 +36,11 @@ func SourceKey(ns int64) string { return fmt.Sprintf("t%d", ns) }
 // SeqKey is the key of a sample that carries its producer's sequence.
 func SeqKey(producer string, seq uint64) string { return fmt.Sprintf("%s#%d", producer, seq) }
 
-// Log collects events. It is safe for concurrent use.
+// Log collects events, and tells the time that they are compared by: the wall
+// clock at its start, which is not stepped since. It is safe for concurrent use.
 type Log struct {
+	start time.Time
+
 	mu   sync.Mutex
 	tags map[string][]Event
 	keys map[string]map[string]bool
@@ -45,11 +48,21 @@ type Log struct {
 }
 
 // NewLog returns an empty log.
-func NewLog() *Log { return &Log{tags: map[string][]Event{}, keys: map[string]map[string]bool{}} }
+func NewLog() *Log {
+	return &Log{start: time.Now(), tags: map[string][]Event{}, keys: map[string]map[string]bool{}}
+}
+
+// Now returns the log's own time.
+func (l *Log) Now() time.Time { return l.at(time.Now()) }
+
+// at takes a reading of the machine's clock into the log's own time. One
+// without a monotonic part is taken as it is.
+func (l *Log) at(t time.Time) time.Time { return l.start.Add(t.Sub(l.start)) }
 
 // Sent records one event of a tag. An event sent again under the same key, as
 // MQTT does after a lost acknowledgement, is one event.
 func (l *Log) Sent(tag string, e Event) {
+	e.From, e.To = l.at(e.From), l.at(e.To)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.Key != "" {
