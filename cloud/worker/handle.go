@@ -19,11 +19,13 @@ import (
 // batch is what one receive brought. Every message of it ends in exactly one of
 // four ways: deleted, put aside, given back, or left to become visible by itself.
 type batch struct {
-	w      *Worker
-	ours   *lease
-	began  time.Time
-	slower bool    // a table throttles, or takes nothing at all
-	back   []aside // what is not to be deleted
+	w         *Worker
+	ours      *lease
+	began     time.Time
+	throttled bool
+	held      bool    // a table is missing, or takes nothing at all
+	settled   int     // messages whose blocks are where they belong
+	back      []aside // what is not to be deleted
 }
 
 // aside is a message that comes again after a time.
@@ -65,7 +67,8 @@ func (w *Worker) handle(stop, work context.Context, list []types.Message) (slowe
 	for _, name := range order {
 		b.store(stop, work, name, tables[name])
 	}
-	return b.slower
+	// Blocks that are held must not slow those beside them.
+	return b.throttled || b.held && b.settled == 0
 }
 
 // call bounds one request.
@@ -104,7 +107,7 @@ func (b *batch) store(stop, work context.Context, table string, list []*parcel) 
 			if len(left) == 0 {
 				return
 			}
-			b.slower = true
+			b.throttled = true
 			b.w.counts.throttled.Add(1)
 		} else if b.failed(stop, work, table, left, items, err) {
 			return
@@ -147,11 +150,11 @@ func (b *batch) failed(stop, work context.Context, table string, left map[string
 				"table", table, "error", connect.Brief(err))
 		}
 		w.counts.held.Add(uint64(len(left)))
-		b.slower = true
+		b.held = true
 		b.putAside(left, w.o.Hold)
 		return true
 	case connect.Throttled:
-		b.slower = true
+		b.throttled = true
 		w.counts.throttled.Add(1)
 	case connect.Transient, connect.Held:
 	}
@@ -228,7 +231,7 @@ func (b *batch) missing(stop, work context.Context, table string, left map[strin
 		w.o.Log.Error("held: the table is missing or not ACTIVE yet; run `millrace-cloud tables ensure`, or correct --prefix and --region", "table", table)
 	}
 	w.counts.held.Add(uint64(len(left)))
-	b.slower = true
+	b.held = true
 	b.putAside(left, w.o.Hold)
 }
 

@@ -119,6 +119,7 @@ func (b *batch) giveBack() {
 // delete removes messages whose blocks are where they belong. What cannot be
 // removed comes again and does no harm.
 func (b *batch) delete(work context.Context, list []*parcel) {
+	b.settled += len(list)
 	left := map[string]string{}
 	for i, p := range list {
 		left[strconv.Itoa(i)] = b.ours.drop(p.message)

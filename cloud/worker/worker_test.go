@@ -157,6 +157,37 @@ func TestMissingTableHolds(t *testing.T) {
 	})
 }
 
+// TestHeldBlocksDoNotSlowOthers: blocks of a table that is missing come among
+// others, and these are stored as fast as without.
+func TestHeldBlocksDoNotSlowOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log book
+		m := newMemory(t)
+		lastWeek := weektable.Table("plant", time.Now().AddDate(0, 0, -7))
+		for i, b := range blocks(t, 300) {
+			if i%5 == 0 {
+				h := header(uint64(1000 + i))
+				m.add(messageOf(t, blockOf(t, h, time.Now().AddDate(0, 0, -7), 1)))
+			}
+			m.add(messageOf(t, b))
+		}
+		m.write = func(_ context.Context, table string, _ []string) ([]string, error) {
+			if table == lastWeek {
+				return nil, errNoTable
+			}
+			return nil, nil
+		}
+		_, stop := start(t, options(&log), m)
+		time.Sleep(5 * time.Second)
+		if n := m.stored(); n != 300 {
+			t.Errorf("%d of 300 blocks are stored after 5 s", n)
+		}
+		if err := stop(); err != nil || m.left() != 60 {
+			t.Errorf("%v, %d left", err, m.left())
+		}
+	})
+}
+
 // TestDeniedHolds: nothing is dropped while the right is missing.
 func TestDeniedHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

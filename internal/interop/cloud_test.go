@@ -1,0 +1,162 @@
+//go:build interop
+
+package interop
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"millrace/cloud/archive/manifest"
+	cloudaudit "millrace/cloud/audit"
+	"millrace/cloud/connect"
+	"millrace/cloud/objects"
+	"millrace/cloud/tables"
+	"millrace/cloud/worker"
+	"millrace/internal/backoff"
+	"millrace/sample"
+	"millrace/sample/block"
+	"millrace/sample/ledger/audit"
+	"millrace/sample/weektable"
+	"millrace/uploader"
+	"millrace/uploader/sqs"
+)
+
+// realBlocks are n blocks of one stream, a second apart, of a hundred samples each.
+func realBlocks(t *testing.T, n int, from time.Time) (out []uploader.Block) {
+	t.Helper()
+	enc, err := block.NewEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		enc.Reset([]string{"north/meter/power"})
+		for k := range 100 {
+			enc.Add(0, &sample.Sample{Tag: "north/meter/power", Value: sample.IntValue(int64(k)), Time: from.UnixNano() + int64(i)*int64(time.Second) + int64(k)})
+		}
+		data, err := enc.Encode(nil, block.Header{Site: "north", Gateway: "gw1", Stream: "s0001", Epoch: 7, Seq: uint64(i + 1), Produced: uint64(100*i + 100)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := block.ReadHeader(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, uploader.Block{Number: uint64(i), Header: h, Data: data})
+	}
+	return out
+}
+
+// TestWorkerFromElasticMQToDynamoDBLocal runs the cloud half as far as it goes
+// on servers that no one here wrote: tables are made, blocks go through the
+// queue into them, poison to the dead letters, the audit balances, and the table
+// is retired once it is proved to be archived.
+func TestWorkerFromElasticMQToDynamoDBLocal(t *testing.T) {
+	broker, db := elasticMQ(t), dynamoDBLocal(t)
+	keys(t)
+	client := sqsClient(t, broker)
+	url := map[string]string{}
+	for _, name := range []string{"plant", "dead"} {
+		made, err := client.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: &name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		url[name] = *made.QueueUrl
+	}
+	s := connect.Settings{Region: region, Endpoint: db, OneTry: true}
+	cfg, err := connect.Load(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now().Add(-time.Minute)
+	m := &tables.Manager{DB: connect.DynamoDB(cfg, s), Prefix: "plant", Now: began, Sleep: backoff.Sleep}
+	if _, err := m.Ensure(t.Context(), tables.Settings{Protected: true, Tags: map[string]string{"plant": "north"}}, 1); err != nil {
+		t.Fatal(err)
+	}
+
+	conf := sqs.Kind{}.NewConfig().(*sqs.Config)
+	conf.QueueURL, conf.Region = url["plant"], region
+	sink := open(t, conf)
+	list := realBlocks(t, 25, began)
+	deliver(t, sink, list)
+	deliver(t, sink, list[:5]) // again
+	if _, err := client.SendMessage(t.Context(), &awssqs.SendMessageInput{QueueUrl: aws.String(url["plant"]), MessageBody: aws.String("hello")}); err != nil {
+		t.Fatal(err)
+	}
+
+	o := worker.NewOptions()
+	o.QueueURL, o.DeadLetterURL, o.Prefix, o.Wait, o.Log = url["plant"], url["dead"], "plant", time.Second, slog.New(slog.NewTextHandler(t.Output(), nil))
+	w, err := worker.New(o, connect.SQS(cfg, url["plant"]), connect.DynamoDB(cfg, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	deadline := time.Now().Add(patience)
+	for c := w.Counts(); (c.Stored < 25 || c.Poison < 1) && time.Now().Before(deadline); c = w.Counts() {
+		backoff.Sleep(ctx, 50*time.Millisecond)
+	}
+	backoff.Sleep(ctx, 2*time.Second) // what was sent twice
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if c := w.Counts(); c.Received != 31 || c.Poison != 1 || c.Held != 0 || waiting(t, client, url["plant"]) != 0 {
+		t.Errorf("%+v, %d messages left", c, waiting(t, client, url["plant"]))
+	}
+	dead := receive(t, client, url["dead"], 1)
+	if len(dead) != 1 || dead[0].body != "hello" || dead[0].attrs[worker.ReasonAttribute] == "" {
+		t.Errorf("dead letters: %+v", dead)
+	}
+
+	account := audit.New(0)
+	result, err := cloudaudit.Read(t.Context(), connect.DynamoDB(cfg, s), cloudaudit.Options{Prefix: "plant"}, account)
+	if err != nil || result.Items != 25 || result.UnreadCount != 0 {
+		t.Fatalf("audit: %+v, %v", result, err)
+	}
+	if report := account.Report(audit.Options{Now: time.Now(), Patience: time.Minute}); !report.Complete() {
+		t.Errorf("%+v", report)
+	}
+
+	// A year on, archived.
+	name := weektable.Table("plant", began)
+	place, err := objects.Parse(t.TempDir(), func() (*s3.Client, error) { return nil, errors.New("no S3") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := manifest.NewSum()
+	for i := range list {
+		crc := weektable.Checksum(list[i].Data)
+		pk, sk := weektable.Keys(&list[i].Header, crc)
+		if weektable.Table("plant", time.Unix(0, list[i].Header.First)) == name {
+			sum.Add(pk, sk, crc, list[i].Header.Count)
+		}
+	}
+	hash := sha256.Sum256([]byte("rows"))
+	if err := place.Put(t.Context(), "part-0.parquet", []byte("rows")); err != nil {
+		t.Fatal(err)
+	}
+	man := manifest.New(name, time.Now(), sum, []manifest.File{{Key: "part-0.parquet", Bytes: 4, SHA256: hex.EncodeToString(hash[:])}}, nil)
+	if err := manifest.Write(t.Context(), place, man); err != nil {
+		t.Fatal(err)
+	}
+	m.Now = began.AddDate(1, 0, 0)
+	const retention = 4 * 7 * 24 * time.Hour
+	proof, err := m.Retire(t.Context(), place, man.Week, retention, false, nil)
+	if err != nil || !proof.Deleted {
+		t.Fatalf("%+v, %v", proof, err)
+	}
+	rows, err := m.List(t.Context())
+	if err != nil || len(rows) != 2 {
+		t.Errorf("%+v, %v", rows, err)
+	}
+}
