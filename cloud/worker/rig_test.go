@@ -83,11 +83,13 @@ func set(m *types.Message, name, kind, value string) {
 type memory struct {
 	delay time.Duration // of every call
 	write func(ctx context.Context, table string, keys []string) (unprocessed []string, err error)
+	bury  func(n int) (refusal string, err error) // the n-th message to the dead letters, from 1
 
 	mu       sync.Mutex
 	messages []*held
 	dead     []types.SendMessageBatchRequestEntry
 	items    map[string]string // table and keys → block
+	burials  int
 	receives int
 	changes  []int32 // visibilities that were set
 	seen     map[string]int
@@ -203,6 +205,17 @@ func (m *memory) SendMessageBatch(_ context.Context, in *sqs.SendMessageBatchInp
 	for _, e := range in.Entries {
 		if len(e.MessageAttributes) > 10 {
 			return nil, errors.New("more than ten attributes")
+		}
+		m.burials++
+		if m.bury != nil {
+			refusal, err := m.bury(m.burials)
+			if err != nil {
+				return nil, err
+			}
+			if refusal != "" {
+				out.Failed = append(out.Failed, types.BatchResultErrorEntry{Id: e.Id, Code: &refusal})
+				continue
+			}
 		}
 		m.dead = append(m.dead, e)
 		out.Successful = append(out.Successful, types.SendMessageBatchResultEntry{Id: e.Id})

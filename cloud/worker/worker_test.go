@@ -278,6 +278,65 @@ func TestPoisonGoesToTheDeadLetters(t *testing.T) {
 	})
 }
 
+// TestDeadLettersThatFail: poison is deleted only when the dead-letter queue has
+// taken it.
+func TestDeadLettersThatFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log book
+		m := newMemory(t)
+		foreign := messageOf(t, blocks(t, 1)[0])
+		foreign.Body = aws.String("no block")
+		m.add(foreign)
+		m.bury = func(n int) (string, error) {
+			switch n {
+			case 1:
+				return "", errDenied
+			case 2:
+				return "InternalError", nil
+			}
+			return "", nil
+		}
+		o := options(&log)
+		_, stop := start(t, o, m)
+		time.Sleep(2*o.Visibility - time.Second)
+		if m.left() != 1 || log.count("poison cannot be sent to the dead-letter queue") != 2 {
+			t.Errorf("%d left\n%s", m.left(), log.text.String())
+		}
+		time.Sleep(o.Visibility)
+		left := m.left()
+		if err := stop(); err != nil || left != 0 || len(m.dead) != 1 {
+			t.Errorf("%v, %d left, %d dead", err, left, len(m.dead))
+		}
+	})
+}
+
+// TestFIFODeadLetters have a group and an id by which they come once.
+func TestFIFODeadLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log book
+		m := newMemory(t)
+		foreign := messageOf(t, blocks(t, 1)[0])
+		foreign.Body, foreign.Attributes = aws.String("no block"), map[string]string{"MessageGroupId": "north"}
+		m.add(foreign)
+		foreign.Attributes = nil
+		m.add(foreign)
+		o := options(&log)
+		o.DeadLetterURL += ".fifo"
+		_, stop := start(t, o, m)
+		time.Sleep(time.Minute)
+		if err := stop(); err != nil || len(m.dead) != 2 {
+			t.Fatalf("%v, %d dead", err, len(m.dead))
+		}
+		groups := map[string]string{}
+		for _, d := range m.dead {
+			groups[*d.MessageDeduplicationId] = *d.MessageGroupId
+		}
+		if groups["m0"] != "north" || groups["m1"] != "poison" {
+			t.Errorf("%v", groups)
+		}
+	})
+}
+
 // TestNoDeadLetterQueue: poison is left where it is, and said once a minute.
 func TestNoDeadLetterQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
