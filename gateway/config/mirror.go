@@ -177,6 +177,9 @@ func (c *checker) aims() {
 			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which there is not", f.Name, aimed.Aim()), hint)
 		case !slices.Contains(c.cfg.Mirror.Targets[k].Feeds, f.Name):
 			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which does not take them", f.Name, aimed.Aim()), fmt.Sprintf("name the feed under feeds of target %s", aimed.Aim()))
+		case c.cfg.Mirror.Targets[k].Class == Setpoint:
+			c.wrong(path, fmt.Sprintf("feed %q makes results of a tag, which nobody signs, and a setpoint needs signed results, as target %q is one", f.Name, aimed.Aim()),
+				"write class: mirror_tag for the target, and let SCADA's own logic decide; or have who computes the value sign it")
 		}
 	}
 }

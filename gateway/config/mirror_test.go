@@ -264,6 +264,19 @@ func TestLocalFeedsNeedNoKey(t *testing.T) {
 	}
 }
 
+// TestSetpointsNeedASigner: whoever may write to the week tables, or send to the
+// queue that fills them, must not set what a control loop follows.
+func TestSetpointsNeedASigner(t *testing.T) {
+	target := "  targets: [{name: sp1, class: setpoint, feeds: [f], type: float64, min: 0, max: 9, max_step: 1, max_age: 15m, write: {to: meter1, address: '100'}}]\n"
+	_, err := config.Parse("x.yaml", plant(oneKey+"  feeds: [{name: f, type: weektable, url: x, target: sp1}]\n"+target), mirrorRegistry())
+	if err == nil || !strings.Contains(err.Error(), "which nobody signs, and a setpoint needs signed results") {
+		t.Errorf("%v", err)
+	}
+	if _, err := config.Parse("x.yaml", plant(oneKey+"  feeds: [{name: f, type: post, url: x}]\n"+target), mirrorRegistry()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKeysFromFiles(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

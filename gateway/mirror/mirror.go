@@ -148,7 +148,7 @@ func (m *Mirror) addTarget(cfg *Target) error {
 		rules: guard.Rules{
 			Type: cfg.Type, Unit: cfg.Unit, Min: cfg.Min, Max: cfg.Max, MaxStep: cfg.MaxStep, Clamp: cfg.Clamp,
 			MinInterval: cfg.MinInterval, MaxAge: cfg.MaxAge, EnableTag: cfg.Enable,
-			NeedSignature: m.cfg.SignatureRequired || cfg.Class == Setpoint,
+			NeedSignature: m.cfg.SignatureRequired || cfg.Class == Setpoint, NeedSigner: cfg.Class == Setpoint,
 		},
 	}
 	t.said = newSayer(t.log)

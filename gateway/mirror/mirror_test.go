@@ -161,7 +161,20 @@ func TestSignatures(t *testing.T) {
 		body, _ := r.result(4, 20).Encode()
 		r.feed.put(feeds.Message{Key: "local", Body: body, Local: true})
 		synctest.Wait()
-		r.written(10, 20)
+		r.tells("outcome sp1 4 refused unsigned")
+		r.written(10)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Target{sp1()}) // a mirror tag
+		r.cfg.SignatureRequired = true
+		r.start()
+		defer r.stop()
+		r.send(r.result(1, 10))
+		r.tells("outcome sp1 1 refused unsigned")
+		body, _ := r.result(2, 20).Encode()
+		r.feed.put(feeds.Message{Key: "local", Body: body, Local: true})
+		synctest.Wait()
+		r.written(20)
 	})
 }
 

@@ -60,6 +60,9 @@ type Rules struct {
 	MinInterval   time.Duration // between two writes
 	MaxAge        time.Duration // of the computation; 0 is any
 	NeedSignature bool
+	// NeedSigner refuses also what the gateway made itself, of a tag: nobody has
+	// signed that.
+	NeedSigner bool
 	// EnableTag names the enable tag, for the text of a refusal.
 	EnableTag string
 }
@@ -167,7 +170,12 @@ func origin(in *Input) (Reason, string) {
 		return WrongSite, fmt.Sprintf("it is for site %.64q, this is %q", r.Site, in.Site)
 	}
 	switch r.Signature {
-	case Valid, Local:
+	case Valid:
+		return "", ""
+	case Local:
+		if in.Target.NeedSigner {
+			return Unsigned, "it is made of a tag, which nobody signs, and the target takes signed results only"
+		}
 		return "", ""
 	case None:
 		if in.Target.NeedSignature {

@@ -86,6 +86,7 @@ func TestDecide(t *testing.T) {
 		{"strange finding", func(in *Input) { in.Result.Signature = 99 }, Verdict{Reason: BadSignature}},
 		{"strange key", func(in *Input) { in.Result.Signature = Unknown }, Verdict{Reason: UnknownKey}},
 		{"of our own", func(in *Input) { in.Result.Signature = Local }, Verdict{Action: Write}},
+		{"of our own, for a setpoint", func(in *Input) { in.Result.Signature, in.Target.NeedSigner = Local, true }, Verdict{Reason: Unsigned}},
 
 		{"clock", func(in *Input) { in.Synchronised = false }, Verdict{Reason: ClockUnsynchronised}},
 
