@@ -56,6 +56,9 @@ func (s *Spool) count() {
 		}
 	}
 	s.open = totalsOf(s.records)
+	for _, g := range s.segs { // now, and not while a commit waits
+		s.sumsOf(g)
+	}
 }
 
 // lacking names the sinks that have not acknowledged n, sorted.

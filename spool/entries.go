@@ -37,6 +37,7 @@ type entries struct {
 	marks  []mark // before every entriesPerMark-th
 	last   entry
 	cursor cursor
+	sums   sums // of the blocks by policy, as far as they were asked for
 }
 
 // mark is a place to start reading from.

@@ -31,6 +31,12 @@ func (v intervals) covers(from, to uint64) bool {
 	return i < len(v) && v[i].from <= from && v[i].to >= to
 }
 
+// meets reports whether any number of from..to is in the set.
+func (v intervals) meets(from, to uint64) bool {
+	i := v.at(from)
+	return from <= to && i < len(v) && v[i].from <= to
+}
+
 // free returns the first number from n on that is not in the set.
 func (v intervals) free(n uint64) uint64 {
 	if i := v.at(n); i < len(v) && v[i].from <= n {

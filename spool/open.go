@@ -48,7 +48,9 @@ type Spool struct {
 	policies map[uint32]Policy // written under mu too
 	refuses  bool              // some policy keeps data whatever comes
 	thins    bool              // some policy is ThinOldest
-	offered  intervals         // numbers that may have been handed to a sink; written under mu too
+	// policyChanges counts changes of policies; written under mu too.
+	policyChanges uint64
+	offered       intervals // numbers that may have been handed to a sink; written under mu too
 
 	mu       sync.Mutex // guards what follows, and is never held while the disk is
 	segs     []*segment // by rising id and number; the last is the tail

@@ -136,6 +136,9 @@ func (s *Spool) withPolicies(changes []StreamPolicy) (all []StreamPolicy) {
 // setPolicies makes memory follow policies that are durable. Callers hold mu.
 func (s *Spool) setPolicies(list []StreamPolicy) {
 	for _, p := range list {
+		if s.policies[p.Stream] != p.Policy {
+			s.policyChanges++
+		}
 		s.policies[p.Stream] = p.Policy
 	}
 	s.refuses, s.thins = false, false
@@ -143,82 +146,4 @@ func (s *Spool) setPolicies(list []StreamPolicy) {
 		s.refuses = s.refuses || p.keeps()
 		s.thins = s.thins || p == ThinOldest
 	}
-}
-
-// share is what a segment's blocks are to whoever makes room, in bytes of
-// pages.
-type share struct {
-	kept      int64 // may not go
-	droppable int64 // some sink lacks it, and it may go
-	left      int64 // every sink has it
-}
-
-func blockPages(e entry) int64 { return pages(int64(e.bytes)) + 2*blockKeyLen }
-
-// waits reports whether some sink lacks block n. Callers hold mu.
-func (s *Spool) waits(n uint64) bool {
-	for _, k := range s.sinks {
-		if !k.acked.has(n) {
-			return true
-		}
-	}
-	return false
-}
-
-// reservedFrom is the number from which on blocks of Reserved streams are kept:
-// the newest of them that fit their room. Callers hold mu.
-func (s *Spool) reservedFrom() uint64 {
-	var found []candidateBlock // by rising number
-	for i, g := range s.segs {
-		some := i == len(s.segs)-1
-		for at := range g.entries.n {
-			e, n := g.entries.at(at), g.first+uint64(at)
-			if e == hole || !s.policy(e.stream).reserved() || !s.waits(n) {
-				continue
-			}
-			b := candidateBlock{n, blockPages(e)}
-			if !some {
-				b.bytes += remnantBytes
-			}
-			some = true
-			found = append(found, b)
-		}
-	}
-	left := s.reservedBytes()
-	for i := len(found) - 1; i >= 0; i-- {
-		if left -= found[i].bytes; left < 0 {
-			return found[i].number + 1
-		}
-	}
-	return 0
-}
-
-// candidateBlock is a block that may be kept, with what that takes.
-type candidateBlock struct {
-	number uint64
-	bytes  int64
-}
-
-// kept reports whether block n of a stream may not go for want of room.
-// Callers hold mu.
-func (s *Spool) kept(stream uint32, n, reservedFrom uint64) bool {
-	p := s.policy(stream)
-	return p.keeps() || p.reserved() && n >= reservedFrom
-}
-
-// shareOf looks through a segment's blocks. Callers hold mu.
-func (s *Spool) shareOf(g *segment, reservedFrom uint64) (sh share) {
-	for i := range g.entries.n {
-		e, n := g.entries.at(i), g.first+uint64(i)
-		switch {
-		case e == hole:
-		case !s.waits(n):
-			sh.left += blockPages(e)
-		case s.kept(e.stream, n, reservedFrom):
-			sh.kept += blockPages(e)
-		default:
-			sh.droppable += blockPages(e)
-		}
-	}
-	return sh
 }
