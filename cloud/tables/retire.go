@@ -11,7 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"millrace/cloud/archive/manifest"
+	"millrace/cloud/connect"
 	"millrace/cloud/objects"
+	"millrace/internal/backoff"
 	"millrace/sample/block"
 	"millrace/sample/weektable"
 )
@@ -88,7 +90,7 @@ func (m *Manager) Retire(ctx context.Context, archive objects.Place, text string
 func (m *Manager) sum(ctx context.Context, table string, s *manifest.Sum, read func(int64)) error {
 	pages := dynamodb.NewScanPaginator(m.DB, &dynamodb.ScanInput{TableName: &table, ConsistentRead: aws.Bool(true)})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		page, err := m.page(ctx, pages)
 		if err != nil {
 			return explain("read", table, err)
 		}
@@ -116,6 +118,23 @@ func (m *Manager) sum(ctx context.Context, table string, s *manifest.Sum, read f
 		}
 	}
 	return nil
+}
+
+// pageTries is how often one page is asked for: a table whose units were dialled
+// down throttles its readers, too.
+const pageTries = 20
+
+func (m *Manager) page(ctx context.Context, pages *dynamodb.ScanPaginator) (*dynamodb.ScanOutput, error) {
+	for attempt := 0; ; attempt++ {
+		page, err := pages.NextPage(ctx)
+		class := connect.ClassOf(err)
+		if err == nil || class != connect.Throttled && class != connect.Transient || attempt == pageTries-1 {
+			return page, err
+		}
+		if !m.Sleep(ctx, backoff.Policy{Max: 20 * time.Second}.Wait(attempt)) {
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // drop deletes a table and waits until it is gone.

@@ -356,3 +356,38 @@ func TestRetireTooEarly(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestThrottledReads: a table that throttles its readers is read to the end all
+// the same; one that answers nothing is not proved.
+func TestThrottledReads(t *testing.T) {
+	r := newRig(t, 0)
+	if _, err := r.Ensure(t.Context(), Settings{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	name := weektable.Table("plant", now)
+	for seq := range uint64(5) {
+		r.put(t, name, seq+1, now, nil)
+	}
+	left := 3
+	r.onWait = func() {
+		if left--; left == 0 {
+			r.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{})
+		}
+	}
+	r.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{Throttled: 1})
+	s := manifest.NewSum()
+	if err := r.sum(t.Context(), name, s, nil); err != nil || left != 0 {
+		t.Fatal(err, left)
+	}
+	items := int64(0)
+	for _, one := range s.Streams() {
+		items += one.Items
+	}
+	if items != 5 {
+		t.Errorf("%d items", items)
+	}
+	r.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{Down: true})
+	if err := r.sum(t.Context(), name, manifest.NewSum(), nil); err == nil || !strings.HasPrefix(err.Error(), "read table "+name) {
+		t.Errorf("down: %v", err)
+	}
+}

@@ -378,7 +378,7 @@ func TestLedger(t *testing.T) {
 				m.calls.Store(5 + rand.Int64N(60))
 				o := options(&book{})
 				o.QueueURL, o.DeadLetterURL, o.Concurrency = c.url, c.dead, 2
-				o.Visibility, o.Backoff = 2*time.Second, backoff.Policy{Base: 5 * time.Millisecond, Max: 50 * time.Millisecond}
+				o.Visibility, o.Backoff = time.Second, backoff.Policy{Base: 5 * time.Millisecond, Max: 50 * time.Millisecond}
 				w, err := New(o, m, m)
 				if err != nil {
 					done <- err
