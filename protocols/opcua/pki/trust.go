@@ -30,7 +30,7 @@ const (
 	Malformed               // it does not read
 	Expired                 // not valid yet, or not any more
 	Untrusted               // neither it nor its authority is in the trust list
-	Misnamed                // its authority is, but it is for somebody else
+	Misnamed                // its authority is, but it is for somebody or something else
 )
 
 // Error is a certificate that is not trusted, in an operator's words.
@@ -49,9 +49,6 @@ func errorf(r Reason, format string, args ...any) error {
 // Names tells whether a certificate that a trusted authority has signed is for
 // the right application: it returns what is wrong with it, or "".
 type Names func(leaf *x509.Certificate) string
-
-// AnyName is for where the names are looked at later.
-func AnyName(*x509.Certificate) string { return "" }
 
 // List is a trust list: a folder of certificates, of applications or of the
 // authorities that signed them.

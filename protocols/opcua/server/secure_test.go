@@ -67,6 +67,8 @@ func TestWhoIsKeptOut(t *testing.T) {
 	})
 	root := pkitest.Issue(t, "root", nil, pkitest.IsCA)
 	signed := pkitest.Issue(t, "signed", root, nil)
+	website := pkitest.Issue(t, "website", root, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	mute := pkitest.Issue(t, "mute", root, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment })
 	cfg := secure(t)
 	for name, a := range map[string]*pkitest.Authority{"old": old, "future": future, "root": root} {
 		pkitest.Write(t, filepath.Join(cfg.TrustDir, name+".der"), a.Cert.Raw)
@@ -81,6 +83,8 @@ func TestWhoIsKeptOut(t *testing.T) {
 	}{
 		{"the user", r.login(e, p.client, userName, password), ua.StatusOK},
 		{"signed by a trusted authority", r.login(e, signed, userName, password), ua.StatusOK},
+		{"a server's, signed by a trusted authority", r.login(e, website, userName, password), ua.StatusBadCertificateUseNotAllowed},
+		{"one that may not sign, signed by a trusted authority", r.login(e, mute, userName, password), ua.StatusBadCertificateUseNotAllowed},
 		{"wrong password", r.login(e, p.client, userName, "wrong"), ua.StatusBadUserAccessDenied},
 		{"empty password", r.login(e, p.client, userName, ""), ua.StatusBadUserAccessDenied},
 		{"a piece of the password", r.login(e, p.client, userName, password[:5]), ua.StatusBadUserAccessDenied},

@@ -229,10 +229,26 @@ func host(a net.Addr) string {
 	return h
 }
 
+// use tells what a certificate is for, where that is not a client: OPC 10000-4,
+// 6.1.3, certificate usage. An authority of a plant vouches for servers too.
+func use(leaf *x509.Certificate) string {
+	clients := len(leaf.ExtKeyUsage) == 0 && len(leaf.UnknownExtKeyUsage) == 0
+	for _, u := range leaf.ExtKeyUsage {
+		clients = clients || u == x509.ExtKeyUsageClientAuth || u == x509.ExtKeyUsageAny
+	}
+	switch {
+	case !clients:
+		return "is not for clients by its extended key usage: issue one with clientAuth"
+	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return "is not for signing by its key usage: issue one with digitalSignature"
+	}
+	return ""
+}
+
 // trust checks a client's certificate and returns it. The address of the
 // application is looked at when it makes a session.
 func (s *Server) trust(der []byte, now time.Time) (*x509.Certificate, error) {
-	leaf, err := pki.List{Dir: s.cfg.TrustDir, Whose: "client"}.Check(der, pki.AnyName, now)
+	leaf, err := pki.List{Dir: s.cfg.TrustDir, Whose: "client"}.Check(der, use, now)
 	if err == nil {
 		return x509.ParseCertificate(leaf)
 	}
@@ -247,7 +263,9 @@ func (s *Server) trust(der []byte, now time.Time) (*x509.Certificate, error) {
 		code = ua.StatusBadCertificateInvalid
 	case pki.Expired:
 		code = ua.StatusBadCertificateTimeInvalid
-	case pki.Untrusted, pki.Misnamed:
+	case pki.Misnamed:
+		code = ua.StatusBadCertificateUseNotAllowed
+	case pki.Untrusted:
 	}
 	s.warned.say(s.log, bad.Error(), "OPC UA server refuses a client", "reason", bad.Error())
 	// Where the gateway keeps its files is no client's business.
