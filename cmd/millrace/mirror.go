@@ -174,7 +174,7 @@ func printMirror(out io.Writer, st *gateway.MirrorStatus) {
 		if f.LastReceive != nil {
 			answered = local(*f.LastReceive)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", f.Name, f.Received, f.Malformed, f.Strange, f.Errors, answered, f.Error)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", f.Name, f.Received, f.Malformed, f.Strange, f.Errors, answered, printable(f.Error))
 	}
 	// A terminal that is gone cannot be told.
 	_ = w.Flush()

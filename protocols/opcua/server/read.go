@@ -11,6 +11,10 @@ import (
 // maxOperations bounds what one request may ask for.
 const maxOperations = 5000
 
+// maxTexts bounds the texts of one answer together, in bytes: a small request
+// may name a long one many times.
+const maxTexts = 16 << 20
+
 // attrAccessLevelEx is one that the library does not name, OPC 10000-3, 5.6.2.
 const attrAccessLevelEx = ua.AttributeID(27)
 
@@ -40,8 +44,15 @@ func (cl *call) read(r *ua.ReadRequest) (ua.Response, error) {
 	srv := cl.conn.srv
 	now := srv.now()
 	resp := &ua.ReadResponse{Results: make([]*ua.DataValue, len(r.NodesToRead))}
+	texts := 0
 	for i, n := range r.NodesToRead {
-		resp.Results[i] = dataValue(srv.attribute(n, now), n.AttributeID, r.TimestampsToReturn, now)
+		v := srv.attribute(n, now)
+		if text, ok := valueOf(v).(string); ok {
+			if texts += len(text); texts > maxTexts {
+				return nil, ua.StatusBadResponseTooLarge
+			}
+		}
+		resp.Results[i] = dataValue(v, n.AttributeID, r.TimestampsToReturn, now)
 	}
 	return resp, nil
 }

@@ -276,6 +276,10 @@ func TestSessionsBelongToTheirChannel(t *testing.T) {
 	thief := rawChannel(t, r, p.stranger, sha256Policy, signEncrypt)
 	_, err = activate(t, thief, s, s.ServerNonce, password)
 	expect("on another channel before it is active", err, ua.StatusBadSecureChannelIDInvalid)
+	other, err := createSession(t, ch, p.client, newNonce())
+	expect("a second session", err, ua.StatusOK)
+	_, err = activate(t, ch, other, other.ServerNonce, password)
+	expect("logging in to it", err, ua.StatusOK)
 	first := activation(t, ch, s, s.ServerNonce, password)
 	a, err := ask[*ua.ActivateSessionResponse](t, ch, s.AuthenticationToken, first)
 	expect("logging in", err, ua.StatusOK)
@@ -283,6 +287,15 @@ func TestSessionsBelongToTheirChannel(t *testing.T) {
 	expect("the same request again", err, ua.StatusBadApplicationSignatureInvalid)
 	_, err = ask[*ua.ReadResponse](t, ch, s.AuthenticationToken, readRequest())
 	expect("a read", err, ua.StatusOK)
+	_, err = ask[*ua.CloseSessionResponse](t, ch, other.AuthenticationToken, &ua.CloseSessionRequest{})
+	expect("the second session's end", err, ua.StatusOK)
+	for _, x := range r.sessions.list() {
+		x.mu.Lock()
+		if !x.conn.active.Load() {
+			t.Error("the channel of a session counts as nobody's since another one on it has ended")
+		}
+		x.mu.Unlock()
+	}
 
 	_, err = ask[*ua.ReadResponse](t, thief, s.AuthenticationToken, readRequest())
 	expect("a read on another channel", err, ua.StatusBadSecureChannelIDInvalid)

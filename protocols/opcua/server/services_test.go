@@ -225,6 +225,25 @@ func TestReadRequests(t *testing.T) {
 	}
 }
 
+// A small request may name one long text many times.
+func TestAnswersAreBounded(t *testing.T) {
+	r := start(t, plain(t), func(r *rig) {
+		r.latest = func(string) (protocols.Reading, bool) {
+			return protocols.Reading{Value: sample.StringValue(strings.Repeat("x", maxText)), Time: r.clock.Now()}, true
+		}
+	})
+	c := r.client()
+	for n, want := range map[int]error{100: nil, maxOperations: ua.StatusBadResponseTooLarge} {
+		req := &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither}
+		for range n {
+			req.NodesToRead = append(req.NodesToRead, &ua.ReadValueID{NodeID: ua.NewStringNodeID(1, "north/meter1/state"), AttributeID: ua.AttributeIDValue})
+		}
+		if _, err := c.Read(ctxOf(t), req); !errors.Is(err, want) {
+			t.Errorf("%d times %d bytes: %v, want %v", n, maxText, err, want)
+		}
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	r := start(t, plain(t), nil)
 	c := r.client()

@@ -159,6 +159,19 @@ func (all *sessions) lost(c *conn) {
 	}
 }
 
+// uses reports whether somebody has logged in to a session on the channel.
+func (all *sessions) uses(c *conn) bool {
+	for _, s := range all.list() {
+		s.mu.Lock()
+		in := s.conn == c && s.activated
+		s.mu.Unlock()
+		if in {
+			return true
+		}
+	}
+	return false
+}
+
 func (all *sessions) list() []*session {
 	all.mu.Lock()
 	defer all.mu.Unlock()

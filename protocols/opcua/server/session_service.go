@@ -248,7 +248,7 @@ func (cl *call) closeSession(*ua.CloseSessionRequest) (ua.Response, error) {
 	err := s.answering(func() ([]outgoing, error) { return s.refusePending(ua.StatusBadSessionClosed), nil })
 	s.srv.sessions.remove(s)
 	cl.conn.since = time.Now()
-	cl.conn.active.Store(false)
+	cl.conn.active.Store(s.srv.sessions.uses(cl.conn))
 	return new(ua.CloseSessionResponse), err
 }
 
