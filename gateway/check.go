@@ -14,26 +14,33 @@ import (
 	"millrace/uploader"
 )
 
+// What is said of a part without fault.
+const (
+	answers = "answers"
+	// notTried is of a server of the gateway's own.
+	notTried = "can be built; whether its address is free shows when the gateway starts"
+)
+
 // Check tries every device and endpoint of a configuration, each within
 // timeout, without emitting, writing or delivering anything. It tells of each
-// and returns how many faults there were.
-func Check(ctx context.Context, cfg *config.Config, timeout time.Duration, tell func(what string, errs []error)) (faults int) {
+// what is well or what is wrong, and returns how many faults there were.
+func Check(ctx context.Context, cfg *config.Config, timeout time.Duration, tell func(what, well string, errs []error)) (faults int) {
 	// What a part would log is told as an error here.
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	each := func(what string, try func(context.Context) []error) {
+	each := func(what, well string, try func(context.Context) []error) {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		errs := try(limited)
 		faults += len(errs)
-		tell(what, errs)
+		tell(what, well, errs)
 	}
 	for i := range cfg.Sources {
 		src := &cfg.Sources[i]
-		each("source "+src.Name, func(ctx context.Context) []error { return checkSource(ctx, cfg, src, quiet) })
+		each("source "+src.Name, answers, func(ctx context.Context) []error { return checkSource(ctx, cfg, src, quiet) })
 	}
 	for i := range cfg.Sinks {
 		s := &cfg.Sinks[i]
-		each("sink "+s.Name, func(ctx context.Context) []error { return checkSink(ctx, cfg, s, quiet) })
+		each("sink "+s.Name, answers, func(ctx context.Context) []error { return checkSink(ctx, cfg, s, quiet) })
 	}
 	checkMirror(cfg, quiet, each)
 	return faults

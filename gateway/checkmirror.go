@@ -15,7 +15,7 @@ import (
 
 // checkMirror tries the feeds and the targets that are not off, and takes and
 // writes nothing. Where the mirror is not enabled it does nothing.
-func checkMirror(cfg *config.Config, quiet *slog.Logger, each func(what string, try func(context.Context) []error)) {
+func checkMirror(cfg *config.Config, quiet *slog.Logger, each func(what, well string, try func(context.Context) []error)) {
 	m := &cfg.Mirror
 	if !m.Enabled {
 		return
@@ -26,19 +26,19 @@ func checkMirror(cfg *config.Config, quiet *slog.Logger, each func(what string, 
 	for i := range m.Feeds {
 		f := &m.Feeds[i]
 		if active(func(t *config.Target) bool { return slices.Contains(t.Feeds, f.Name) }) {
-			each("feed "+f.Name, func(ctx context.Context) []error { return checkFeed(ctx, cfg, f, quiet) })
+			each("feed "+f.Name, answers, func(ctx context.Context) []error { return checkFeed(ctx, cfg, f, quiet) })
 		}
 	}
 	servers := map[string]bool{}
 	for i := range m.Devices {
 		if d := &m.Devices[i]; d.Server {
 			servers[d.Name] = true
-			each("server "+d.Name, func(context.Context) []error { return checkServer(cfg, d, quiet) })
+			each("server "+d.Name, notTried, func(context.Context) []error { return checkServer(cfg, d, quiet) })
 		}
 	}
 	for i := range m.Targets {
 		if t := &m.Targets[i]; t.Mode != config.ModeOff && !servers[t.To] { // a server's targets are there once it runs
-			each("target "+t.Name, func(ctx context.Context) []error { return checkTarget(ctx, cfg, t, quiet) })
+			each("target "+t.Name, answers, func(ctx context.Context) []error { return checkTarget(ctx, cfg, t, quiet) })
 		}
 	}
 }

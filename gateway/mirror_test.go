@@ -495,7 +495,7 @@ func TestCheckTriesTheMirror(t *testing.T) {
 	d := newDesk()
 	section := strings.NewReplacer("KEY", "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=").Replace(oneTarget)
 	var told []string
-	tell := func(what string, errs []error) { told = append(told, what) }
+	tell := func(what, _ string, errs []error) { told = append(told, what) }
 	dir := t.TempDir()
 	gateway.Check(t.Context(), mirrorConfig(t, d, dir, freeAddr(t), section), time.Second, tell)
 	if got := strings.Join(told, ", "); !strings.HasSuffix(got, "feed results, target sp1") {

@@ -98,7 +98,10 @@ mirror:
        write: {to: plc, address: "holding:100", type: float32, version_address: "holding:102", validity_address: "holding:104", heartbeat_address: "holding:105"}}
     - {name: shown, mode: armed, feeds: [results], type: int64, write: {to: scada, address: "holding:0", type: int32}}
 `, dir, sim.URL(), base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), queue.feed, scada))
-	if faults := gateway.Check(t.Context(), cfg, 5*time.Second, func(what string, errs []error) {
+	if faults := gateway.Check(t.Context(), cfg, 5*time.Second, func(what, well string, errs []error) {
+		if want := what != "server scada"; (well == "answers") != want {
+			t.Errorf("check --connect says of %s: %s", what, well)
+		}
 		for _, err := range errs {
 			t.Errorf("check --connect: %s: %v", what, err)
 		}

@@ -150,9 +150,9 @@ func checkConfig(ctx context.Context, c *call) error {
 	if !*connect {
 		return nil
 	}
-	faults := gateway.Check(ctx, cfg, *timeout, func(what string, errs []error) {
+	faults := gateway.Check(ctx, cfg, *timeout, func(what, well string, errs []error) {
 		if len(errs) == 0 {
-			fmt.Fprintf(c.stdout, "%s: answers\n", what)
+			fmt.Fprintf(c.stdout, "%s: %s\n", what, well)
 		}
 		for _, err := range errs {
 			fmt.Fprintf(c.stdout, "%s: %v\n", what, err)

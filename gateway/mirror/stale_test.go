@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -47,6 +48,34 @@ func TestStaleMark(t *testing.T) {
 		r.tells("outcome sp1 3 written", "stale sp1 0")
 		r.written(1, 2, 3)
 	})
+}
+
+// A write carries the validity of its value. Where it does not count as written,
+// a device without a heartbeat is told again what is valid, too.
+func TestValidityIsToldAgainAfterAWriteThatDoesNotCount(t *testing.T) {
+	for name, fault := range map[string]func(*plc){
+		"not read back":   func(p *plc) { p.read = errors.New("gone") },
+		"without answer":  func(p *plc) { p.write = &protocols.WriteError{Outcome: protocols.Unknown, Err: errors.New("gone")} },
+		"rejected":        func(p *plc) { p.write = &protocols.WriteError{Outcome: protocols.Rejected, Err: errors.New("no")} },
+		"reads otherwise": func(p *plc) { p.ignores = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			sp := sp1()
+			sp.Heartbeat = 0
+			within(t, []Target{sp}, func(r *rig) {
+				p := r.devices["sp1"]
+				if s := p.told(); len(s) != 1 || s[0].Valid {
+					t.Fatalf("told %v at first", s)
+				}
+				r.lock(func() { fault(p) })
+				r.send(r.result(1, 1))
+				r.pass(10 * time.Second)
+				if s := p.told(); len(s) != 2 || s[1].Valid {
+					t.Errorf("told %v, want not valid once more", s)
+				}
+			})
+		})
+	}
 }
 
 // A wall clock that is set back does not prolong the validity.

@@ -399,6 +399,13 @@ func (t *target) write(ctx context.Context, o *intent, present, old *sample.Valu
 		t.settle(ctx, e)
 		return
 	}
+	// A value may bring its own validity to the device: what that was told before
+	// holds no longer, unless it says the same.
+	defer func() {
+		if e.outcome != Written || t.told != nil && !*t.told {
+			t.told = nil
+		}
+	}()
 	switch {
 	case err == nil || protocols.OutcomeOf(err) == protocols.Unknown:
 		t.verify(ctx, o, e, err, now)

@@ -192,7 +192,7 @@ func origin(in *Input) (Reason, string) {
 // clock: can anything be said about times at all?
 func clock(in *Input) (Reason, string) {
 	if !in.Synchronised {
-		return ClockUnsynchronised, "the gateway's clock is not synchronised, so nothing can be said about the validity"
+		return ClockUnsynchronised, "the gateway's clock is not synchronised, so nothing can be said about the validity; mend its time service, or set clock.sync: ignore where there is none"
 	}
 	return "", ""
 }
