@@ -31,6 +31,9 @@ func parseInt(text string) int64 {
 	return n
 }
 
+// ahead is how far the other gateway's clock may be before ours.
+const ahead = time.Second
+
 // newest returns the newest sample of the tag that is young enough, or nil.
 func (f *feed) newest(ctx context.Context) (*sample.Sample, error) {
 	if err := f.locate(ctx); err != nil {
@@ -46,7 +49,15 @@ func (f *feed) newest(ctx context.Context) (*sample.Sample, error) {
 				return false
 			}
 			f.samples(data, func(s *sample.Sample) {
-				if s.Tag == f.conf.Tag && (best == nil || s.PrimaryTime() > best.PrimaryTime()) {
+				if s.Tag != f.conf.Tag {
+					return
+				}
+				// The guards would refuse it, and its time would keep all others away.
+				if s.PrimaryTime() > now.Add(ahead).UnixNano() {
+					f.passedOver = "a value of the tag has a time that is to come: set the clock of gateway " + f.conf.Gateway
+					return
+				}
+				if best == nil || s.PrimaryTime() > best.PrimaryTime() {
 					c := *s
 					best = &c
 				}

@@ -211,6 +211,29 @@ func TestTheNewestValueIsMirrored(t *testing.T) {
 	}
 }
 
+// TestValuesFromTheFuture: one value with a time that is to come, by a wrong clock
+// or on purpose, does not keep those of now away.
+func TestValuesFromTheFuture(t *testing.T) {
+	b := newBench(t)
+	b.conf.Stream, b.conf.Unit = "s0003", "degC"
+	b.store("s0003", temp(monday.Add(-20*time.Second), 80), temp(monday.Add(30*time.Minute), 99))
+	f := b.open()
+	if r := b.receive(f); r == nil || r.Value != sample.FloatValue(80) {
+		t.Errorf("%+v", r)
+	}
+	b.store("s0003", temp(monday.Add(-10*time.Second), 81), temp(monday.Add(30*time.Minute), 99))
+	if r := b.receive(f); r == nil || r.Value != sample.FloatValue(81) {
+		t.Errorf("%+v", r)
+	}
+	if n := strings.Count(b.log.String(), "passed over"); n != 1 {
+		t.Errorf("it is said %d times: %s", n, b.log.String())
+	}
+	b.clock.now = monday.Add(30 * time.Minute)
+	if r := b.receive(f); r == nil || r.Value != sample.FloatValue(99) {
+		t.Errorf("once its time has come: %+v", r)
+	}
+}
+
 // TestWhatCannotBeMirrored: Bad values and those of another type give nothing,
 // and one line.
 func TestWhatCannotBeMirrored(t *testing.T) {
