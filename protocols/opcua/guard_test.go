@@ -329,7 +329,8 @@ func TestASecuredCut(t *testing.T) {
 	c := startCutter(t, s.url)
 	cfg := s.config(t, modeEncrypt)
 	cfg.URL = c.url
-	r := run(t, cfg, source1(map[string]string{"plant/a": id}), nil)
+	// On a busy machine a subscription may begin mute; it is found out sooner here.
+	r := run(t, cfg, source1(map[string]string{"plant/a": id}), func(c *connection) { c.silence = 3 * time.Second })
 	for range 2 {
 		r.until(t, "the value", isValue("plant/a", sample.IntValue(5)))
 		r.Reset()

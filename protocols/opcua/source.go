@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -319,7 +320,8 @@ type listening struct {
 	closed     chan struct{}
 	hangUp     func()
 	namespaces []string
-	ticks      int // of the server's clock
+	ticks      int  // of the server's clock
+	heard      bool // anything
 }
 
 // missing reports whether a status says that the node itself is no good, not
@@ -355,6 +357,7 @@ func (s *source) listen(ctx context.Context, l *listening, emit protocols.Emit) 
 			}
 			return fmt.Errorf("server %s: the connection was lost", s.conn.url)
 		case n := <-l.notices:
+			l.heard = true
 			if err := s.notice(ctx, l, n, emit); err != nil {
 				return err
 			}
@@ -376,7 +379,12 @@ func (s *source) listen(ctx context.Context, l *listening, emit protocols.Emit) 
 
 // probe decides whether a silent server is dead.
 func (s *source) probe(ctx context.Context, l *listening) error {
-	if l.ticks > 1 { // it reports its clock, so it would have spoken
+	// A server that reports its clock would have spoken. The first message of a
+	// subscription comes in any case (OPC 10000-4, 5.13.1.1). Where none did, the
+	// library does not ask for any: on a busy machine it may see the pause that it
+	// begins with after the end of it, and then pauses for ever.
+	first := !l.heard && slices.ContainsFunc(s.items, func(it *item) bool { return !it.failed })
+	if l.ticks > 1 || first {
 		return fmt.Errorf("server %s: %w", s.conn.url, errSilent)
 	}
 	limited, cancel := context.WithTimeout(ctx, s.conn.cfg.Timeout)

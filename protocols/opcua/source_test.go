@@ -69,6 +69,25 @@ func TestSilence(t *testing.T) {
 	r.until(t, "the value after the silence", isValue("plant/a", sample.IntValue(2)))
 }
 
+// The first message of a subscription comes whatever happens, OPC 10000-4,
+// 5.13.1.1. Where it does not, the library never asked for it, as now and
+// then on a busy machine: a fresh connection is made, although the server
+// answers.
+func TestASubscriptionThatNeverSpeaks(t *testing.T) {
+	t.Parallel()
+	sim := startSim(t, opcuasim.Options{})
+	src := source1(map[string]string{"plant/a": add(t, sim, "a", int32(1))})
+	sim.Forget(true)
+	r := run(t, testConfig(sim.URL()), src, func(c *connection) { c.silence = 300 * time.Millisecond })
+	r.until(t, "Bad in the silence", func(s sample.Sample) bool { return s.Quality == sample.BadNotConnected })
+	changes := r.Health.Changes()
+	if last := changes[len(changes)-1]; last == nil || !strings.Contains(last.Error(), errSilent.Error()) {
+		t.Errorf("health %v, want the silence", changes)
+	}
+	sim.Forget(false)
+	r.until(t, "the value after the silence", isValue("plant/a", sample.IntValue(1)))
+}
+
 // Values that do not change are no silence.
 func TestQuietValuesAreNoSilence(t *testing.T) {
 	sim := startSim(t, opcuasim.Options{})

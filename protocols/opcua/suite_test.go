@@ -17,7 +17,7 @@ import (
 	"millrace/sample"
 )
 
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // startSim starts a server and stops it with the test.
 func startSim(t testing.TB, o opcuasim.Options) *opcuasim.Server {

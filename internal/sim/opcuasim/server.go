@@ -14,6 +14,7 @@ import (
 
 	"github.com/gopcua/opcua/server"
 	"github.com/gopcua/opcua/ua"
+	"github.com/gopcua/opcua/uasc"
 )
 
 // Sent is one value that went out to a client.
@@ -48,6 +49,7 @@ type Server struct {
 	listen net.Listener         // nil while stopped
 	conns  map[net.Conn]bool
 	silent bool
+	deaf   bool // to publish requests
 
 	written []Written
 	writes  int
@@ -99,6 +101,7 @@ func Start(o Options) (*Server, error) {
 	s.server = server.New(server.EnableSecurity("None", ua.MessageSecurityModeNone), server.EnableAuthMode(ua.UserTokenTypeAnonymous),
 		server.EndPoint("127.0.0.1", port), server.EndPoint("127.0.0.1", tapPort), server.SetLogger(quiet{}))
 	s.server.RegisterHandler(writeRequest, s.write)
+	s.server.RegisterHandler(publishRequest, s.publish)
 	s.space = server.NewNodeNameSpace(s.server, "simulated")
 	if err := s.server.Start(ctx); err != nil {
 		s.Stop()
@@ -227,6 +230,27 @@ func (s *Server) Silence(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.silent = on
+}
+
+// Forget makes the server answer all but requests to publish: as it is for a
+// client whose library has stopped to ask.
+func (s *Server) Forget(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deaf = on
+}
+
+// publishRequest is PublishRequest_Encoding_DefaultBinary, OPC 10000-6, annex A.
+const publishRequest = 826
+
+func (s *Server) publish(channel *uasc.SecureChannel, r ua.Request, id uint32) (ua.Response, error) {
+	s.mu.Lock()
+	deaf := s.deaf
+	s.mu.Unlock()
+	if deaf {
+		return nil, nil
+	}
+	return s.server.SubscriptionService.Publish(channel, r, id)
 }
 
 // Close stops everything.
