@@ -125,10 +125,18 @@ func (f *feed) Receive(ctx context.Context) ([]feeds.Message, error) {
 	return out, nil
 }
 
+// published is the time in a sort key, and false where it is none or further
+// ahead than clocks differ: such a key must not become the cursor, as it would
+// keep all others away until then.
+func (f *feed) published(key string) (time.Time, bool) {
+	t, err := time.Parse(PublishedLayout, key[:min(len(key), len(PublishedLayout))])
+	return t, err == nil && !t.After(f.clock.Now().Add(f.conf.Overlap))
+}
+
 // from is where a query begins.
 func (f *feed) from() string {
 	at := f.clock.Now()
-	if t, err := time.Parse(PublishedLayout, f.cursor[:min(len(f.cursor), len(PublishedLayout))]); err == nil {
+	if t, ok := f.published(f.cursor); ok {
 		at = t
 	}
 	return at.Add(-f.conf.Overlap).UTC().Format(PublishedLayout)
@@ -183,8 +191,12 @@ func (f *feed) found(item map[string]types.AttributeValue) {
 		body = body[:result.MaxBytes+1]
 	}
 	f.seen[key.Value] = true
-	f.cursor = max(f.cursor, key.Value)
-	f.ready = append(f.ready, feeds.Message{Key: shorten(key.Value), Body: []byte(body), Cursor: key.Value})
+	cursor := ""
+	if _, ok := f.published(key.Value); ok {
+		cursor = key.Value
+		f.cursor = max(f.cursor, cursor)
+	}
+	f.ready = append(f.ready, feeds.Message{Key: shorten(key.Value), Body: []byte(body), Cursor: cursor})
 }
 
 // shorten cuts a key to what a message's may have.

@@ -109,10 +109,32 @@ func TestWhatBecomesVisibleLate(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	// The cursor is the greatest key, and a restart begins the overlap before it.
-	again := feedtest.Open(t, &feedtest.Endpoint{Config: b.conf}, now.Add(time.Hour).UTC().Format(PublishedLayout)+"#z")
-	b.publish(t, now.Add(time.Hour), "f", "after the restart")
-	if m := feedtest.Receive(t, again, 1); len(m) != 1 || string(m[0].Body) != "after the restart" {
+	cursor := now.Add(-30 * time.Minute)
+	again := feedtest.Open(t, &feedtest.Endpoint{Config: b.conf}, cursor.UTC().Format(PublishedLayout)+"#z")
+	b.publish(t, cursor.Add(-b.conf.Overlap/2), "f", "within the overlap before the restart")
+	if m := feedtest.Receive(t, again, 5); len(m) != 5 || string(m[0].Body) != "within the overlap before the restart" || string(m[4].Body) != "last" {
 		t.Errorf("%+v", m)
+	}
+}
+
+// TestKeysFromTheFuture: one item whose key is far ahead, or no time at all, does
+// not keep those of now away, over a restart neither.
+func TestKeysFromTheFuture(t *testing.T) {
+	b := newBench(t)
+	f := feedtest.Open(t, &feedtest.Endpoint{Config: b.conf}, "")
+	now := time.Now()
+	b.publish(t, now.AddDate(1000, 0, 0), "a", "of the year 3026")
+	m := feedtest.Receive(t, f, 1)
+	if len(m) != 1 || m[0].Cursor > now.Add(b.conf.Overlap+time.Minute).UTC().Format(PublishedLayout) {
+		t.Fatalf("%+v", m)
+	}
+	b.publish(t, now, "b", "of now")
+	if m := feedtest.Receive(t, f, 1); len(m) != 1 || string(m[0].Body) != "of now" {
+		t.Errorf("%+v", m)
+	}
+	again := feedtest.Open(t, &feedtest.Endpoint{Config: b.conf}, now.AddDate(1000, 0, 0).UTC().Format(PublishedLayout)+"#a")
+	if m := feedtest.Receive(t, again, 2); len(m) != 2 || string(m[0].Body) != "of now" {
+		t.Errorf("after a restart that remembers such a key: %+v", m)
 	}
 }
 
