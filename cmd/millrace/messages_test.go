@@ -132,19 +132,32 @@ func TestFaultsAtRunTime(t *testing.T) {
 	var out, errs bytes.Buffer
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, []string{"run", "--config", config}, &out, &errs) }()
+	want, err := os.ReadFile(filepath.Join("testdata", "faults.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var st gateway.Status
-	deadline := time.Now().Add(20 * time.Second)
+	var lines []string
+	deadline := time.Now().Add(time.Minute)
 	for {
 		down := 0
+		lines, st = lines[:0], gateway.Status{} // a reason that is gone is not sent
 		if err := control.Call(ctx, socket, "/v1/status", nil, &st); err == nil {
 			for _, c := range st.Components {
 				if c.State == "down" {
 					down++
 				}
+				lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %s is %s: %s", c.Kind, c.Name, c.State, c.Reason)))
 			}
 		}
+		sort.Strings(lines)
 		if down == 4 && st.Sinks["disk"].Samples > 5 && st.Sources["meter"].In >= 10 {
-			break
+			// On a busy machine a connection may be too slow at first, and says that.
+			// What is wrong for good is what is held below.
+			last := strings.HasPrefix(string(want), fixed(strings.Join(lines, "\n")+"\n", filepath.Dir(config)))
+			if last || os.Getenv("UPDATE_GOLDEN") != "" || time.Now().After(deadline) {
+				break
+			}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("not every fault shows: %+v", st.Components)
@@ -160,11 +173,6 @@ func TestFaultsAtRunTime(t *testing.T) {
 	if code := <-ended; code != exitOK {
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}
-	var lines []string
-	for _, c := range st.Components {
-		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %s is %s: %s", c.Kind, c.Name, c.State, c.Reason)))
-	}
-	sort.Strings(lines)
 	text := strings.Join(lines, "\n") + "\n" + inUse.String()
 	if strings.Contains(text, "hunter2") {
 		t.Error("a message holds the secret")
