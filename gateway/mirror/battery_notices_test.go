@@ -90,7 +90,7 @@ func TestBatteryNotices(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			said := ""
-			for seed := uint64(1); seed <= 5 && !strings.Contains(said, c.want); seed++ {
+			for seed := uint64(1); seed <= 30 && !strings.Contains(said, c.want); seed++ {
 				synctest.Test(t, func(t *testing.T) {
 					x := newTrial(seed, t.TempDir(), rules())
 					c.spoil(x)
