@@ -105,6 +105,9 @@ type feed struct {
 	ready  []feeds.Message // found, and not handed over
 	poll   feeds.Poll
 	page   map[string]types.AttributeValue // where the query goes on; nil at its end
+	// began is when the query began, and complete when the last one did that was
+	// read to its end, or the feed's first where none was.
+	began, complete time.Time
 }
 
 // Receive implements feeds.Feed.
@@ -133,9 +136,13 @@ func (f *feed) published(key string) (time.Time, bool) {
 	return t, err == nil && !t.After(f.clock.Now().Add(f.conf.Overlap))
 }
 
-// from is where a query begins.
+// from is where a query begins: without a cursor at the last query that was read
+// to its end, since the table may have been away for long.
 func (f *feed) from() string {
 	at := f.clock.Now()
+	if !f.complete.IsZero() && f.complete.Before(at) {
+		at = f.complete
+	}
 	if t, ok := f.published(f.cursor); ok {
 		at = t
 	}
@@ -146,6 +153,12 @@ func (f *feed) from() string {
 func (f *feed) query(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	if f.page == nil {
+		f.began = f.clock.Now()
+	}
+	if f.complete.IsZero() {
+		f.complete = f.began
+	}
 	from := f.from()
 	out, err := f.client.Query(limited, &awsddb.QueryInput{
 		TableName: &f.conf.Table, ConsistentRead: aws.Bool(true), Limit: aws.Int32(maxPage), ExclusiveStartKey: f.page,
@@ -157,8 +170,7 @@ func (f *feed) query(ctx context.Context) error {
 		},
 	})
 	if err != nil {
-		f.page = nil
-		f.poll.Asked()
+		f.page = nil // and it is due again: the caller spaces the tries
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -168,11 +180,12 @@ func (f *feed) query(ctx context.Context) error {
 	if len(f.page) == 0 {
 		f.page = nil
 		f.poll.Asked()
-		f.forget(from)
+		f.complete = f.began
 	}
 	for _, item := range out.Items {
 		f.found(item)
 	}
+	f.forget(f.from())
 	return nil
 }
 

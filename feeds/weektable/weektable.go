@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -105,9 +106,21 @@ func (c *Config) Open(s feeds.Settings) (feeds.Feed, error) {
 	}
 	return &feed{
 		client: awsddb.NewFromConfig(cfg, func(o *awsddb.Options) { o.HTTPSignerV4 = awsconf.Signer{} }),
-		conf:   *c, here: s.Site, log: s.Log.With("tag", c.Tag), clock: s.Clock, dec: dec, cursor: s.Cursor,
+		conf:   *c, here: s.Site, log: s.Log.With("tag", c.Tag), clock: s.Clock, dec: dec, cursor: known(s.Cursor),
 		stream: c.Stream, unit: c.Unit, poll: feeds.Poll{Interval: c.Interval},
 	}, nil
+}
+
+// cursorDigits is the length of a cursor, which sorts as the times do.
+const cursorDigits = 20
+
+// known is the cursor where it is one of a week table. A feed of another kind
+// may have had the name before, and its cursor would keep all values away.
+func known(cursor string) string {
+	if len(cursor) != cursorDigits || strings.Trim(cursor, "0123456789") != "" {
+		return ""
+	}
+	return cursor
 }
 
 type feed struct {
@@ -133,7 +146,6 @@ func (f *feed) Receive(ctx context.Context) ([]feeds.Message, error) {
 	if due, err := f.poll.Wait(ctx); !due || err != nil {
 		return nil, err
 	}
-	f.poll.Asked()
 	f.passedOver = ""
 	newest, err := f.newest(ctx)
 	if f.passedOver != f.toldOver {
@@ -145,8 +157,9 @@ func (f *feed) Receive(ctx context.Context) ([]feeds.Message, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, err
+		return nil, err // and it is due again: the caller spaces the tries
 	}
+	f.poll.Asked()
 	if newest == nil {
 		f.say("no value of the tag is younger than valid_for; nothing is mirrored until one is")
 		return nil, nil
@@ -198,8 +211,7 @@ func (f *feed) message(s *sample.Sample) (feeds.Message, error) {
 	if err != nil {
 		return feeds.Message{}, fmt.Errorf("the tag's value does not make a result: %w", err)
 	}
-	// The cursor sorts as the times do.
-	return feeds.Message{Key: fmt.Sprintf("%s@%s", f.conf.Tag[:min(len(f.conf.Tag), 200)], at.Format(time.RFC3339Nano)), Body: body, Cursor: fmt.Sprintf("%020d", taken), Local: true}, nil
+	return feeds.Message{Key: fmt.Sprintf("%s@%s", f.conf.Tag[:min(len(f.conf.Tag), 200)], at.Format(time.RFC3339Nano)), Body: body, Cursor: fmt.Sprintf("%0*d", cursorDigits, taken), Local: true}, nil
 }
 
 // convert turns a number into what the target takes, where it fits exactly.
