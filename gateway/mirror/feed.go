@@ -20,6 +20,11 @@ import (
 const (
 	// doneWithin bounds telling a feed what is durable.
 	doneWithin = 20 * time.Second
+	// doneAtStop bounds it once the mirror is told to stop, within what the
+	// gateway grants for that.
+	doneAtStop = 2 * time.Second
+	// mostRepeated is the longest pause after messages that only came again.
+	mostRepeated = 10 * time.Second
 	// leastPoll is how long a poll that brought nothing takes at least, so that
 	// a feed that does not wait does not spin.
 	leastPoll = 100 * time.Millisecond
@@ -53,7 +58,8 @@ func (f *feed) run(ctx context.Context) {
 // loop receives until ctx is done.
 func (f *feed) loop(ctx context.Context) {
 	var wait backoff.Policy
-	for failed := 0; ctx.Err() == nil; {
+	failed, repeated := 0, 0
+	for ctx.Err() == nil {
 		f.health.Beat()
 		began := time.Now()
 		messages, err := f.Receive(ctx)
@@ -73,12 +79,21 @@ func (f *feed) loop(ctx context.Context) {
 			continue
 		}
 		f.m.step(StepReceived)
-		if f.take(ctx, messages) != nil {
+		news, err := f.take(ctx, messages)
+		if err != nil {
 			return // told to stop while nothing could be recorded; they come again
 		}
 		f.m.step(StepTaken)
 		f.done(ctx, messages)
 		f.m.step(StepDone)
+		if f.undone == nil || news {
+			repeated = 0
+			continue
+		}
+		// They come again for as long as it cannot be told, and each time into the
+		// audit log.
+		f.sleep(ctx, max(backoff.Policy{Max: mostRepeated}.Wait(repeated), retryAfter(f.undone)))
+		repeated++
 	}
 }
 
@@ -117,8 +132,10 @@ func (f *feed) sleep(ctx context.Context, d time.Duration) {
 // done tells the feed that the outcomes are durable, also while stopping. What
 // it does not hear of comes again and is known by its version.
 func (f *feed) done(ctx context.Context, messages []feeds.Message) {
+	stopping := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), doneWithin)
 	defer cancel()
+	defer context.AfterFunc(stopping, func() { time.AfterFunc(doneAtStop, cancel) })()
 	if f.undone = f.Done(ctx, messages); f.undone != nil {
 		f.failed(f.undone)
 	}
@@ -142,8 +159,9 @@ type taken struct {
 }
 
 // take decides on messages and makes that durable: each is refused with its
-// reason, superseded by a later one of the same batch, or held.
-func (f *feed) take(ctx context.Context, messages []feeds.Message) error {
+// reason, superseded by a later one of the same batch, or held. It reports
+// whether any is held.
+func (f *feed) take(ctx context.Context, messages []feeds.Message) (news bool, _ error) {
 	m := f.m
 	all := make([]taken, len(messages))
 	for i := range messages {
@@ -153,15 +171,16 @@ func (f *feed) take(ctx context.Context, messages []feeds.Message) error {
 	defer m.leave()
 	entries := f.decide(all)
 	if err := m.record(ctx, f.health.Beat, entries...); err != nil {
-		return err
+		return false, err
 	}
 	m.settled(entries...)
 	for _, e := range entries {
 		if t := m.byName[e.target]; t != nil && e.kind == kindHeld {
+			news = true
 			t.poke()
 		}
 	}
-	return nil
+	return news, nil
 }
 
 // look parses a message and checks its signature.
@@ -242,7 +261,7 @@ func (f *feed) decide(all []taken) []*entry {
 		}
 		e.kind, e.detail = kindHeld, v.Detail
 		e.change.Held = &held{
-			Feed: f.name, Message: e.message, Local: msg.Local, Body: msg.Body, At: m.s.Clock.Now().UTC(), r: msg.r, sign: msg.sign,
+			Feed: f.name, Message: e.message, Local: msg.Local, Body: string(msg.Body), At: m.s.Clock.Now().UTC(), r: msg.r, sign: msg.sign,
 		}
 		newest[t] = e
 	}

@@ -136,7 +136,7 @@ func (m *Mirror) revive(h *held) {
 	if h == nil {
 		return
 	}
-	if r, err := result.Parse(h.Body); err == nil {
+	if r, err := result.Parse([]byte(h.Body)); err == nil {
 		h.r, h.sign = r, m.signature(r, h.Local)
 	}
 }

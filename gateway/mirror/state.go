@@ -38,11 +38,11 @@ type targetState struct {
 
 // held is a result that was accepted, whole.
 type held struct {
-	Feed    string          `json:"feed"`
-	Message string          `json:"message"`
-	Local   bool            `json:"local,omitempty"`
-	Body    json.RawMessage `json:"body"`
-	At      time.Time       `json:"at"`
+	Feed    string    `json:"feed"`
+	Message string    `json:"message"`
+	Local   bool      `json:"local,omitempty"`
+	Body    string    `json:"body"` // as it came: as JSON within JSON it would grow beyond result.MaxBytes
+	At      time.Time `json:"at"`
 
 	r    *result.Result
 	sign guard.Signature

@@ -429,7 +429,9 @@ func (t *target) send(ctx context.Context, o *intent, present *sample.Value) (gu
 	if v.Action != guard.Write {
 		return v, nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ioWithin)
+	// A device may keep a write waiting, for a connection or for its turn on the
+	// line. What expires meanwhile must not be sent any more.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(ioWithin, o.Until.Sub(t.m.s.Clock.Now())))
 	defer cancel()
 	t.restored = true
 	return v, t.dev.Write(ctx, protocols.Command{
