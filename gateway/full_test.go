@@ -239,8 +239,17 @@ func TestAFullSpoolHoldsProducersBack(t *testing.T) {
 	if waits > dropped/2 {
 		t.Errorf("a source that drops was refused %d times and taken %d times", waits, dropped)
 	}
-	if status, _ := post(keep, "keep", n); status != http.StatusServiceUnavailable {
-		t.Errorf("the refusal ended by itself: %d", status)
+	// What the other source gave up may leave room for a moment, which is used.
+	taken := 0
+	until("it is refused still", func() bool {
+		if status, _ = post(keep, "keep", n); status/100 == 2 {
+			accepted[n] = true
+			taken, n = taken+1, n+1
+		}
+		return status == http.StatusServiceUnavailable
+	})
+	if taken > 3 {
+		t.Errorf("the refusal ended by itself: %d posts were taken", taken)
 	}
 	if broker.InFlight(client) != 1 {
 		t.Error("a message is acknowledged while the spool is full")
