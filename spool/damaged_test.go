@@ -32,7 +32,9 @@ func TestReadLeavesWhatWaitsForSpace(t *testing.T) {
 	w := prepare(t)
 	w.reopen()
 	w.read("cloud", 0, 1)
+	w.s.stopProber() // which reads what is set here
 	w.s.o.Probe, w.s.hooks.stall = childThat("full"), 20*time.Second
+	w.s.startProber()
 	if err := os.Truncate(w.path(1), 8*int64(os.Getpagesize())); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,6 +56,7 @@ type mirrorDaemon struct {
 	dir     string // of the audit log
 	cmd     *exec.Cmd
 	logs    syncBuffer
+	rand    *rand.Rand // the sender's own
 
 	mu      sync.Mutex
 	regs    [8]uint16
@@ -84,6 +86,7 @@ func runMirrorDaemon(ctx context.Context, t *Trial) (n int, err error) {
 	defer quit()
 	var sender sync.WaitGroup
 	var sendErr error
+	d.rand = rand.New(rand.NewPCG(t.Rand.Uint64(), 0))
 	sender.Go(func() { sendErr = d.send(sending) })
 	for range min(1+t.Rand.IntN(4), t.Left) {
 		if err := d.start(); err != nil {
@@ -233,7 +236,7 @@ func (d *mirrorDaemon) send(ctx context.Context) error {
 		d.mu.Lock()
 		d.sent[aws.ToString(out.MessageId)] = s
 		d.mu.Unlock()
-		pause(ctx, time.Duration(d.t.Rand.IntN(30_000))*time.Microsecond)
+		pause(ctx, time.Duration(d.rand.IntN(30_000))*time.Microsecond)
 	}
 	return nil
 }
@@ -243,11 +246,11 @@ func (d *mirrorDaemon) next() (body string, s sentResult, err error) {
 	d.version++
 	now := time.Now().UTC()
 	r := result.Result{
-		ID: fmt.Sprintf("r%d", d.version), Site: "plant", Target: "sp1", Version: d.version, Value: sample.FloatValue(float64(d.t.Rand.IntN(4000)) / 4),
+		ID: fmt.Sprintf("r%d", d.version), Site: "plant", Target: "sp1", Version: d.version, Value: sample.FloatValue(float64(d.rand.IntN(4000)) / 4),
 		Unit: "kW", ComputedAt: now, ValidFrom: now, ValidUntil: now.Add(10 * time.Minute), Run: "battery",
 	}
 	sign := true
-	switch d.t.Rand.IntN(18) {
+	switch d.rand.IntN(18) {
 	case 0:
 		r.Value, s.reason = sample.FloatValue(1001), "above_max"
 	case 1:
@@ -267,7 +270,7 @@ func (d *mirrorDaemon) next() (body string, s sentResult, err error) {
 		r.Sign("cloud", d.private)
 	}
 	text, err := r.Encode()
-	if err == nil && d.t.Rand.IntN(18) == 0 {
+	if err == nil && d.rand.IntN(18) == 0 {
 		text, s.reason = text[:len(text)-1], "not_json"
 	}
 	return string(text), s, err
