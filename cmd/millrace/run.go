@@ -70,7 +70,7 @@ func runGateway(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	hurry, stopListening := hurryOn(ctx)
+	hurry, stopListening := hurryOn()
 	defer stopListening()
 	g, err := gateway.New(ctx, gateway.Options{
 		Config: cfg, Version: version, Log: log, Clock: clock.System{}, ExpectSync: clock.ServiceRuns(), Notify: notify, StateDir: filepath.Dir(cfg.Spool.Dir),
@@ -85,24 +85,23 @@ func runGateway(ctx context.Context, c *call) error {
 	return g.Run(ctx)
 }
 
-// hurryOn returns a channel that is closed at the first signal after the one
-// that has ended ctx.
-func hurryOn(ctx context.Context) (hurry <-chan struct{}, stop func()) {
+// hurryOn returns a channel that is closed at the second signal: the first has
+// the gateway stop. It listens from now on, so that none is missed that follows
+// at once.
+func hurryOn() (hurry <-chan struct{}, stop func()) {
 	asked, ended := make(chan struct{}), make(chan struct{})
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		select {
-		case <-ctx.Done():
-		case <-ended:
-			return
+		defer signal.Stop(signals)
+		for range 2 {
+			select {
+			case <-signals:
+			case <-ended:
+				return
+			}
 		}
-		again := make(chan os.Signal, 1)
-		signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-		defer signal.Stop(again)
-		select {
-		case <-again:
-			close(asked)
-		case <-ended:
-		}
+		close(asked)
 	}()
 	return asked, sync.OnceFunc(func() { close(ended) })
 }

@@ -257,7 +257,8 @@ func (o *outage) operator(there bool) {
 	case o.service == awssim.ServiceSQS:
 		_, err = queues.DeleteQueue(ctx, &awssqs.DeleteQueueInput{QueueUrl: aws.String(o.cloud.QueueURL(queueSink))})
 	case there:
-		err = createTables(ctx, tables, 7)
+		// Those of an outage of a month as well: blocks of its weeks wait.
+		err = createTables(ctx, tables, time.Now().AddDate(0, 0, -35), 12)
 	default:
 		err = dropTables(ctx, tables)
 	}

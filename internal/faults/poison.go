@@ -234,13 +234,15 @@ func dropTables(ctx context.Context, client *awsddb.Client) error {
 	return nil
 }
 
-func (s *site) createTables(ctx context.Context) error { return createTables(ctx, s.ddb, 2) }
+func (s *site) createTables(ctx context.Context) error {
+	return createTables(ctx, s.ddb, time.Now(), 2)
+}
 
-// createTables makes the tables of this week and of those after it, as an
+// createTables makes the tables of so many weeks, the first that of from, as an
 // operator.
-func createTables(ctx context.Context, client *awsddb.Client, weeks int) error {
+func createTables(ctx context.Context, client *awsddb.Client, from time.Time, weeks int) error {
 	for i := range weeks {
-		name := weektable.Table(tablePrefix, time.Now().Add(time.Duration(i)*7*24*time.Hour))
+		name := weektable.Table(tablePrefix, from.Add(time.Duration(i)*7*24*time.Hour))
 		_, err := client.CreateTable(ctx, &awsddb.CreateTableInput{TableName: &name, BillingMode: types.BillingModePayPerRequest,
 			KeySchema: []types.KeySchemaElement{
 				{AttributeName: aws.String(weektable.AttrPartition), KeyType: types.KeyTypeHash},
