@@ -89,6 +89,9 @@ type countedLog struct {
 	mu    sync.Mutex
 	hours map[int64]int
 	lines []string
+	// refusing says that the line stood there by which the spool refuses, also
+	// where it is not kept any more.
+	refusing bool
 }
 
 // Write implements io.Writer; slog writes one line at a time.
@@ -99,11 +102,20 @@ func (l *countedLog) Write(p []byte) (int, error) {
 		l.hours = map[int64]int{}
 	}
 	l.hours[time.Now().Unix()/3600]++
-	l.lines = append(l.lines, strings.TrimSpace(string(p)))
+	line := strings.TrimSpace(string(p))
+	l.refusing = l.refusing || strings.Contains(line, "nothing more is taken")
+	l.lines = append(l.lines, line)
 	if len(l.lines) > 2000 {
 		l.lines = append(l.lines[:200], l.lines[1000:]...) // the beginning says what it is about
 	}
 	return len(p), nil
+}
+
+// refused reports whether the log has ever said that the spool refuses.
+func (l *countedLog) refused() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refusing
 }
 
 func (l *countedLog) has(text string) string {
@@ -431,9 +443,8 @@ func (o *outage) check(left int) {
 	if missing != declared || o.policy == config.Refuse && missing > 0 {
 		o.Errorf("%d samples are missing and %d are declared lost", missing, declared)
 	}
-	// A source that had to wait for another reason has such a record too.
-	if o.logs.has("nothing more is taken") != "" && !o.ledger.refused() {
-		o.Error("the spool refused, and no gap record says so")
+	if full := o.logs.refused(); full != o.ledger.refused() {
+		o.Errorf("the spool refused: %v, a gap record says so: %v", full, !full)
 	}
 	// The request that finds the cloud back is made of what was due for a try;
 	// from then on each lane is in order. Within a request there is none.
