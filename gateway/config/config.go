@@ -3,16 +3,10 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"reflect"
-	"slices"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -20,16 +14,20 @@ import (
 	"millrace/feeds"
 	"millrace/gateway/pipeline"
 	"millrace/internal/bytesize"
+	"millrace/internal/strictyaml"
 	"millrace/protocols"
 	"millrace/sample"
 	"millrace/uploader"
 )
 
-// maxFile bounds a configuration file; ten thousand tags take about 1 MiB.
-const maxFile = 4 << 20
-
 // maxHold is the longest that samples wait for the clock.
 const maxHold = 10 * time.Minute
+
+// Error is one thing that is wrong with a configuration.
+type Error = strictyaml.Error
+
+// Errors are all that is wrong, by line.
+type Errors = strictyaml.Errors
 
 // Registry lists what a configuration can name.
 type Registry struct {
@@ -217,70 +215,48 @@ func defaultSource() fileSource {
 
 // Load reads and checks a file. Its error is of type Errors.
 func Load(path string, r Registry) (*Config, error) {
-	only := func(problem, hint string) error {
-		return Errors{{File: path, Problem: problem, Hint: hint}}
-	}
-	// A pipe that nobody writes to must not hold the daemon up.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	data, err := strictyaml.ReadFile(path)
 	if err != nil {
-		return nil, only("cannot be opened: "+reason(err), "name the configuration with --config FILE")
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, only("cannot be read: "+reason(err), "is it a file?")
-	}
-	if len(data) > maxFile {
-		return nil, only(fmt.Sprintf("is larger than %s", bytesize.Size(maxFile)), "is it a configuration?")
+		return nil, err
 	}
 	return Parse(path, data, r)
 }
 
-// reason is an error without the operation and the path, which are said
-// already.
-func reason(err error) string {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err.Error()
-	}
-	return err.Error()
-}
-
 // Parse checks a configuration. The name stands in its errors.
 func Parse(name string, data []byte, r Registry) (*Config, error) {
-	d := newDecoder(name)
-	root := d.parse(data)
+	d := strictyaml.New(name, "configs/millrace.example.yaml", "split the plant over several gateways")
+	root := d.Parse(data)
 	if root == nil {
-		return nil, d.errors
+		return nil, d.Errors
 	}
 	raw := defaults()
-	d.decode(root, "", reflect.ValueOf(&raw).Elem())
+	d.Decode(root, "", reflect.ValueOf(&raw).Elem())
 	cfg := &Config{Gateway: raw.Gateway, Clock: raw.Clock, Spool: raw.Spool, Log: raw.Log, Control: raw.Control, Shutdown: raw.Shutdown, Metrics: raw.Metrics}
-	c := &checker{decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}, keys: map[string]string{}}
+	c := &checker{Decoder: d, cfg: cfg, registry: r, tags: map[string]string{}, names: map[string]string{}, links: map[string]link{}, keys: map[string]string{}}
 	c.general()
 	for i := range raw.Sources {
-		if !d.exhausted() {
+		if !d.Exhausted() {
 			c.source(i, &raw.Sources[i])
 		}
 	}
 	for i := range raw.Sinks {
-		if !d.exhausted() {
+		if !d.Exhausted() {
 			c.sink(i, &raw.Sinks[i])
 		}
 	}
-	if d.nodes["mirror"] != nil && !d.exhausted() {
+	if d.Nodes["mirror"] != nil && !d.Exhausted() {
 		c.mirror(&raw.Mirror)
 	}
-	if len(d.errors) > 0 {
-		d.errors.sort()
-		return nil, d.errors
+	if len(d.Errors) > 0 {
+		d.Errors.Sort()
+		return nil, d.Errors
 	}
 	return cfg, nil
 }
 
 // checker turns the decoded file into a Config.
 type checker struct {
-	*decoder
+	*strictyaml.Decoder
 	cfg      *Config
 	registry Registry
 	tags     map[string]string // full name to path
@@ -295,66 +271,51 @@ type link struct {
 	config protocols.Config
 }
 
-// wrong reports a fault at a path, unless it only follows from one that is
-// reported already: a value that did not read, a key that was mistyped.
-func (c *checker) wrong(path, problem, hint string) {
-	if !c.follows(path) {
-		c.fail(c.at(path), path, problem, hint)
-	}
-}
-
 func (c *checker) general() {
 	for _, n := range []struct{ path, value string }{{"gateway.site", c.cfg.Gateway.Site}, {"gateway.id", c.cfg.Gateway.ID}} {
 		if n.value == "" {
-			c.wrong(n.path, "is missing", "every block carries it; write for example gateway: {site: north, id: gw1}")
+			c.Wrong(n.path, "is missing", "every block carries it; write for example gateway: {site: north, id: gw1}")
 		} else if err := sample.CheckName(n.value); err != nil {
-			c.wrong(n.path, err.Error(), "use letters, digits, - and _")
+			c.Wrong(n.path, err.Error(), "use letters, digits, - and _")
 		}
 	}
 	s := &c.cfg.Spool
 	if s.Dir == "" {
-		c.wrong("spool.dir", "is empty", "name a folder on a disk that survives a power cut")
+		c.Wrong("spool.dir", "is empty", "name a folder on a disk that survives a power cut")
 	}
 	if s.MaxSize < 4*bytesize.MiB {
-		c.wrong("spool.max_size", fmt.Sprintf("%s is too small", s.MaxSize), "the least is 4MiB; a day of 200 tags at 1s takes about 10MiB")
+		c.Wrong("spool.max_size", fmt.Sprintf("%s is too small", s.MaxSize), "the least is 4MiB; a day of 200 tags at 1s takes about 10MiB")
 	}
 	explicit := s.SegmentSize != 0
 	if !explicit {
 		s.SegmentSize = min(64*bytesize.MiB, s.MaxSize/4)
 	}
 	if explicit && (s.SegmentSize < bytesize.MiB || s.SegmentSize > s.MaxSize/4) {
-		c.wrong("spool.segment_size", fmt.Sprintf("%s is not between 1MiB and a quarter of max_size", s.SegmentSize), "leave it out")
+		c.Wrong("spool.segment_size", fmt.Sprintf("%s is not between 1MiB and a quarter of max_size", s.SegmentSize), "leave it out")
 	}
 	if s.CommitInterval < 10*time.Millisecond || s.CommitInterval > time.Minute {
-		c.wrong("spool.commit_interval", fmt.Sprintf("%s is not between 10ms and 1m", s.CommitInterval), "it is what a power cut can take from polled sources; 1s is good")
+		c.Wrong("spool.commit_interval", fmt.Sprintf("%s is not between 10ms and 1m", s.CommitInterval), "it is what a power cut can take from polled sources; 1s is good")
 	}
-	c.oneOf("clock.sync", c.cfg.Clock.Sync, "auto", "require", "ignore")
+	c.OneOf("clock.sync", c.cfg.Clock.Sync, "auto", "require", "ignore")
 	if h := c.cfg.Clock.Hold; h < time.Second || h > maxHold {
-		c.wrong("clock.hold", fmt.Sprintf("%s is not between 1s and %s", h, maxHold), "it is how long samples wait for the clock; where they are not to wait, write sync: ignore")
+		c.Wrong("clock.hold", fmt.Sprintf("%s is not between 1s and %s", h, maxHold), "it is how long samples wait for the clock; where they are not to wait, write sync: ignore")
 	}
-	c.oneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
-	c.oneOf("log.format", c.cfg.Log.Format, "auto", "text", "json", "journal")
+	c.OneOf("log.level", c.cfg.Log.Level, "debug", "info", "warn", "error")
+	c.OneOf("log.format", c.cfg.Log.Format, "auto", "text", "json", "journal")
 	if c.cfg.Control.Socket == "" {
-		c.wrong("control.socket", "is empty", "leave it out for /run/millrace/control.sock")
+		c.Wrong("control.socket", "is empty", "leave it out for /run/millrace/control.sock")
 	}
 	c.metrics()
 	if d := c.cfg.Shutdown.Deadline; d < time.Second || d > MaxDeadline {
-		c.wrong("shutdown.deadline", fmt.Sprintf("%s is not between 1s and %s", d, MaxDeadline), "systemd allows 90s for the whole stop; what is not delivered stays in the spool")
+		c.Wrong("shutdown.deadline", fmt.Sprintf("%s is not between 1s and %s", d, MaxDeadline), "systemd allows 90s for the whole stop; what is not delivered stays in the spool")
 	} else if g := c.cfg.Shutdown.Grace; g < 0 || g > d {
-		c.wrong("shutdown.grace", fmt.Sprintf("%s is not between 0s and shutdown.deadline (%s)", g, d), "deliveries go on for the grace, and what is under way then has until the deadline")
+		c.Wrong("shutdown.grace", fmt.Sprintf("%s is not between 0s and shutdown.deadline (%s)", g, d), "deliveries go on for the grace, and what is under way then has until the deadline")
 	}
-	if n := c.nodes["sources"]; n == nil || len(n.Content) == 0 {
-		c.wrong("sources", "there is no source, so nothing would be read", "add one; configs/ has an example for each protocol")
+	if n := c.Nodes["sources"]; n == nil || len(n.Content) == 0 {
+		c.Wrong("sources", "there is no source, so nothing would be read", "add one; configs/ has an example for each protocol")
 	}
-	if n := c.nodes["sinks"]; n == nil || len(n.Content) == 0 {
-		c.wrong("sinks", "there is no sink, so nothing would be delivered", "add one; configs/ has an example for each")
-	}
-}
-
-// oneOf checks a value that is one of a few words.
-func (c *checker) oneOf(path, value string, words ...string) {
-	if !slices.Contains(words, value) {
-		c.wrong(path, fmt.Sprintf("%q is not one of %s", value, strings.Join(words, ", ")), "")
+	if n := c.Nodes["sinks"]; n == nil || len(n.Content) == 0 {
+		c.Wrong("sinks", "there is no sink, so nothing would be delivered", "add one; configs/ has an example for each")
 	}
 }
 
@@ -365,12 +326,12 @@ func (c *checker) metrics() {
 	}
 	host, port, err := net.SplitHostPort(m.Listen)
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 && port != "0" {
-		c.wrong("metrics.listen", fmt.Sprintf("%q is not host:port", m.Listen), "write for example 127.0.0.1:9180")
+		c.Wrong("metrics.listen", fmt.Sprintf("%q is not host:port", m.Listen), "write for example 127.0.0.1:9180")
 		return
 	}
 	ip := net.ParseIP(host)
 	if local := host == "localhost" || ip != nil && ip.IsLoopback(); !local && !m.Insecure {
-		c.wrong("metrics.listen", fmt.Sprintf("%s can be reached from other machines, without a password or encryption", m.Listen),
+		c.Wrong("metrics.listen", fmt.Sprintf("%s can be reached from other machines, without a password or encryption", m.Listen),
 			"listen on 127.0.0.1, or write insecure: true beside it where the network is trusted")
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"millrace/feeds"
+	"millrace/internal/strictyaml"
 	"millrace/protocols"
 	"millrace/sample"
 )
@@ -146,7 +147,7 @@ func (c *checker) mirror(raw *fileMirror) {
 		c.device(fmt.Sprintf("mirror.devices[%d]", i), &raw.Devices[i])
 	}
 	for i := range raw.Targets {
-		if !c.exhausted() {
+		if !c.Exhausted() {
 			c.target(fmt.Sprintf("mirror.targets[%d]", i), &raw.Targets[i])
 		}
 	}
@@ -171,14 +172,14 @@ func (c *checker) aims() {
 		switch k := slices.Index(names, aimed.Aim()); {
 		case k < 0:
 			hint := "name one of mirror.targets"
-			if near := nearest(aimed.Aim(), names); near != "" {
+			if near := strictyaml.Nearest(aimed.Aim(), names); near != "" {
 				hint = "did you mean " + near + "?"
 			}
-			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which there is not", f.Name, aimed.Aim()), hint)
+			c.Wrong(path, fmt.Sprintf("feed %q makes results for target %q, which there is not", f.Name, aimed.Aim()), hint)
 		case !slices.Contains(c.cfg.Mirror.Targets[k].Feeds, f.Name):
-			c.wrong(path, fmt.Sprintf("feed %q makes results for target %q, which does not take them", f.Name, aimed.Aim()), fmt.Sprintf("name the feed under feeds of target %s", aimed.Aim()))
+			c.Wrong(path, fmt.Sprintf("feed %q makes results for target %q, which does not take them", f.Name, aimed.Aim()), fmt.Sprintf("name the feed under feeds of target %s", aimed.Aim()))
 		case c.cfg.Mirror.Targets[k].Class == Setpoint:
-			c.wrong(path, fmt.Sprintf("feed %q makes results of a tag, which nobody signs, and a setpoint needs signed results, as target %q is one", f.Name, aimed.Aim()),
+			c.Wrong(path, fmt.Sprintf("feed %q makes results of a tag, which nobody signs, and a setpoint needs signed results, as target %q is one", f.Name, aimed.Aim()),
 				"write class: mirror_tag for the target, and let SCADA's own logic decide; or have who computes the value sign it")
 		}
 	}
@@ -187,19 +188,19 @@ func (c *checker) aims() {
 func (c *checker) mirrorGeneral(raw *fileMirror) {
 	switch dir, spool := filepath.Clean(raw.Dir), filepath.Clean(c.cfg.Spool.Dir); {
 	case raw.Dir == "":
-		c.wrong("mirror.dir", "is empty", "name a folder on a disk that survives a power cut; it holds the audit log")
+		c.Wrong("mirror.dir", "is empty", "name a folder on a disk that survives a power cut; it holds the audit log")
 	case dir == spool:
-		c.wrong("mirror.dir", "is the spool's folder", "give the mirror a folder of its own")
+		c.Wrong("mirror.dir", "is the spool's folder", "give the mirror a folder of its own")
 	}
-	c.oneOf("mirror.signature", raw.Signature, Required, Optional)
+	c.OneOf("mirror.signature", raw.Signature, Required, Optional)
 	if raw.AuditKeep < 0 || raw.AuditKeep > maxAuditKeep {
-		c.wrong("mirror.audit_keep", fmt.Sprintf("%d is not between 0 and %d", raw.AuditKeep, maxAuditKeep), "it is how many files of 16MiB are kept; leave it out to keep all")
+		c.Wrong("mirror.audit_keep", fmt.Sprintf("%d is not between 0 and %d", raw.AuditKeep, maxAuditKeep), "it is how many files of 16MiB are kept; leave it out to keep all")
 	}
 	if path, ok := c.names["source "+statusSource]; ok && raw.Enabled {
-		c.wrong(path, fmt.Sprintf("%q is what the mirror's own samples come from", statusSource), "rename the source; with device: "+statusSource+" its tags keep their names")
+		c.Wrong(path, fmt.Sprintf("%q is what the mirror's own samples come from", statusSource), "rename the source; with device: "+statusSource+" its tags keep their names")
 	}
 	if raw.Enabled && len(raw.Targets) == 0 {
-		c.wrong("mirror.targets", "there is no target, so nothing would be mirrored", "add one, or write enabled: false")
+		c.Wrong("mirror.targets", "there is no target, so nothing would be mirrored", "add one, or write enabled: false")
 	}
 }
 
@@ -211,12 +212,12 @@ func (c *checker) mirrorKeys(raw *fileMirror) {
 		path, k := fmt.Sprintf("mirror.keys[%d]", i), &raw.Keys[i]
 		c.name(path, k.Name, "key")
 		if k.Ed25519 == "" {
-			c.wrong(path+".ed25519", "is missing", "write the public key's 32 bytes in base64, or file:/path to a PEM file")
+			c.Wrong(path+".ed25519", "is missing", "write the public key's 32 bytes in base64, or file:/path to a PEM file")
 			continue
 		}
 		key, problem, hint := publicKey(k.Ed25519)
 		if problem != "" {
-			c.wrong(path+".ed25519", problem, hint)
+			c.Wrong(path+".ed25519", problem, hint)
 			continue
 		}
 		keys[k.Name] = key
@@ -228,7 +229,7 @@ func (c *checker) mirrorKeys(raw *fileMirror) {
 		signed = signed || !local
 	}
 	if raw.Signature == Required && signed && len(raw.Keys) == 0 {
-		c.wrong("mirror.keys", "there is no key, and signature is required, so every result would be refused", "add the public key of what signs the results; docs/mirror.md says how to make a pair")
+		c.Wrong("mirror.keys", "there is no key, and signature is required, so every result would be refused", "add the public key of what signs the results; docs/mirror.md says how to make a pair")
 	}
 }
 
@@ -246,7 +247,7 @@ func publicKey(text string) (key ed25519.PublicKey, problem, hint string) {
 	}
 	data, err := readKey(path)
 	if err != nil {
-		return nil, fmt.Sprintf("the key file %s cannot be read: %s", path, reason(err)), "name a PEM file that the service can read"
+		return nil, fmt.Sprintf("the key file %s cannot be read: %s", path, strictyaml.Reason(err)), "name a PEM file that the service can read"
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
@@ -283,22 +284,22 @@ func readKey(path string) ([]byte, error) {
 }
 
 func (c *checker) feed(path string, n *yaml.Node) {
-	c.nodes[path] = n
-	if isNull(n) {
+	c.Nodes[path] = n
+	if strictyaml.IsNull(n) {
 		return // reported
 	}
 	if n.Kind != yaml.MappingNode {
-		c.unreadable(n, path, "keys are expected here, not "+kindName(n), "write - name: …, and type: … below it")
+		c.Unreadable(n, path, "keys are expected here, not "+strictyaml.KindName(n), "write - name: …, and type: … below it")
 		return
 	}
 	var raw fileFeed
-	pairs := c.pairs(n, path)
+	pairs := c.Pairs(n, path)
 	for _, p := range pairs { // the type says which keys there are, and the name which feed is meant
-		switch p.key.Value {
+		switch p.Key.Value {
 		case "type":
-			c.decode(p.value, path+".type", reflect.ValueOf(&raw.Type).Elem())
+			c.Decode(p.Value, path+".type", reflect.ValueOf(&raw.Type).Elem())
 		case "name":
-			c.decode(p.value, path+".name", reflect.ValueOf(&raw.Name).Elem())
+			c.Decode(p.Value, path+".name", reflect.ValueOf(&raw.Name).Elem())
 		}
 	}
 	c.mirrors.feeds[raw.Name] = true
@@ -314,23 +315,23 @@ func (c *checker) feed(path string, n *yaml.Node) {
 		c.unknownType(path, raw.Type, types)
 		return
 	}
-	c.fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(f.Config).Elem())
+	c.Fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(f.Config).Elem())
 	c.name(path, raw.Name, "feed")
 	for _, fault := range f.Config.Validate() {
-		c.wrong(path+"."+fault.Path, fault.Problem, fault.Hint)
+		c.Wrong(path+"."+fault.Path, fault.Problem, fault.Hint)
 	}
 	c.cfg.Mirror.Feeds = append(c.cfg.Mirror.Feeds, f)
 }
 
 func (c *checker) device(path string, n *yaml.Node) {
 	var raw fileDevice
-	c.decode(n, path, reflect.ValueOf(&raw).Elem())
-	if n.Kind != yaml.MappingNode || c.exhausted() {
+	c.Decode(n, path, reflect.ValueOf(&raw).Elem())
+	if n.Kind != yaml.MappingNode || c.Exhausted() {
 		return // reported
 	}
 	c.name(path, raw.Name, "device")
 	if first, ok := c.names["source "+raw.Name]; ok && raw.Name != "" {
-		c.wrong(path+".name", fmt.Sprintf("source %q has the name already, in line %d", raw.Name, c.at(first).Line),
+		c.Wrong(path+".name", fmt.Sprintf("source %q has the name already, in line %d", raw.Name, c.At(first).Line),
 			"targets can write to a source's device by its source's name; where this is another device, give it a name of its own")
 	}
 	d := Device{Name: raw.Name, Type: raw.Type, MaxAge: map[string]time.Duration{}}
@@ -359,10 +360,10 @@ func (c *checker) device(path string, n *yaml.Node) {
 		c.shown(fmt.Sprintf("%s.tags[%d]", path, k), &d, &raw.Tags[k])
 	}
 	if len(raw.Tags) > 0 && !d.Server {
-		c.wrong(path+".tags", "type "+raw.Type+" shows no tags: it is no server of the gateway's own", "put what is read from it under sources:, and take the tags away here")
+		c.Wrong(path+".tags", "type "+raw.Type+" shows no tags: it is no server of the gateway's own", "put what is read from it under sources:, and take the tags away here")
 	}
 	if raw.Connection.Kind != 0 {
-		c.decode(&raw.Connection, path+".connection", reflect.ValueOf(d.Connection).Elem())
+		c.Decode(&raw.Connection, path+".connection", reflect.ValueOf(d.Connection).Elem())
 	}
 	to.key = c.deviceLink(path, &d)
 	c.cfg.Mirror.Devices = append(c.cfg.Mirror.Devices, d)
@@ -377,7 +378,7 @@ func (c *checker) deviceLink(path string, d *Device) string {
 			continue // nothing is read from a device that is only written to
 		}
 		wrong = true
-		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+		c.Wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
 	if wrong {
 		return ""
@@ -387,12 +388,12 @@ func (c *checker) deviceLink(path string, d *Device) string {
 
 func (c *checker) shown(path string, d *Device, raw *fileShown) {
 	if raw.Tag == "" {
-		c.wrong(path+".tag", "is missing", "write the full name of a tag of this gateway: site/device/name")
+		c.Wrong(path+".tag", "is missing", "write the full name of a tag of this gateway: site/device/name")
 	} else if _, ok := c.tags[raw.Tag]; !ok {
-		c.wrong(path+".tag", fmt.Sprintf("there is no tag %s", raw.Tag), c.nearTag(raw.Tag))
+		c.Wrong(path+".tag", fmt.Sprintf("there is no tag %s", raw.Tag), c.nearTag(raw.Tag))
 	}
 	if raw.MaxAge < 0 || raw.MaxAge > 24*time.Hour {
-		c.wrong(path+".max_age", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxAge), "an older value is shown as Bad; leave it out to show the value as its source last had it")
+		c.Wrong(path+".max_age", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxAge), "an older value is shown as Bad; leave it out to show the value as its source last had it")
 	}
 	if raw.MaxAge > 0 {
 		d.MaxAge[raw.Tag] = raw.MaxAge
@@ -406,7 +407,7 @@ func (c *checker) shown(path string, d *Device, raw *fileShown) {
 
 // nearTag is the hint at a tag that no source has.
 func (c *checker) nearTag(tag string) string {
-	if near := nearest(tag, sortedKeys(c.tags)); near != "" {
+	if near := strictyaml.Nearest(tag, sortedKeys(c.tags)); near != "" {
 		return "did you mean " + near + "?"
 	}
 	return "write the full name, site/device/name, of a tag that stands under sources:"

@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"millrace/internal/bytesize"
+	"millrace/internal/strictyaml"
 	"millrace/uploader"
 )
 
@@ -57,19 +58,19 @@ const minBandwidth = 32 * bytesize.KiB
 
 func (c *checker) sink(i int, n *yaml.Node) {
 	path := fmt.Sprintf("sinks[%d]", i)
-	c.nodes[path] = n
-	if isNull(n) {
+	c.Nodes[path] = n
+	if strictyaml.IsNull(n) {
 		return // reported
 	}
 	if n.Kind != yaml.MappingNode {
-		c.unreadable(n, path, "keys are expected here, not "+kindName(n), "write - name: …, and type: … below it")
+		c.Unreadable(n, path, "keys are expected here, not "+strictyaml.KindName(n), "write - name: …, and type: … below it")
 		return
 	}
 	raw := defaultSink()
-	pairs := c.pairs(n, path)
+	pairs := c.Pairs(n, path)
 	for _, p := range pairs { // the type says which keys there are
-		if p.key.Value == "type" {
-			c.decode(p.value, path+".type", reflect.ValueOf(&raw.Type).Elem())
+		if p.Key.Value == "type" {
+			c.Decode(p.Value, path+".type", reflect.ValueOf(&raw.Type).Elem())
 		}
 	}
 	s := Sink{Type: raw.Type}
@@ -84,17 +85,17 @@ func (c *checker) sink(i int, n *yaml.Node) {
 		c.unknownType(path, raw.Type, types)
 		return
 	}
-	c.fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
+	c.Fields(pairs, path, reflect.ValueOf(&raw).Elem(), reflect.ValueOf(s.Config).Elem())
 	s.Name, s.BacklogShare, s.MaxBandwidth = raw.Name, float64(raw.BacklogShare)/100, raw.MaxBandwidth
 	c.name(path, raw.Name, "sink")
 	if raw.BacklogShare < 1 || raw.BacklogShare > 99 {
-		c.wrong(path+".backlog_share", fmt.Sprintf("%s is not between 1%% and 99%%", raw.BacklogShare), "50% is good; neither live data nor the backlog may starve")
+		c.Wrong(path+".backlog_share", fmt.Sprintf("%s is not between 1%% and 99%%", raw.BacklogShare), "50% is good; neither live data nor the backlog may starve")
 	}
 	if raw.MaxBandwidth != 0 && raw.MaxBandwidth < bytesize.Rate(minBandwidth) {
-		c.wrong(path+".max_bandwidth", fmt.Sprintf("%s is less than %s/s", raw.MaxBandwidth, minBandwidth), "leave it out for no cap; below that a single large block takes longer than live data may be late")
+		c.Wrong(path+".max_bandwidth", fmt.Sprintf("%s is less than %s/s", raw.MaxBandwidth, minBandwidth), "leave it out for no cap; below that a single large block takes longer than live data may be late")
 	}
 	for _, f := range s.Config.Validate() {
-		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+		c.Wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
 	c.cfg.Sinks = append(c.cfg.Sinks, s)
 }

@@ -10,6 +10,7 @@ import (
 
 	"millrace/gateway/pipeline"
 	"millrace/internal/bytesize"
+	"millrace/internal/strictyaml"
 	"millrace/protocols"
 	"millrace/sample"
 )
@@ -17,8 +18,8 @@ import (
 func (c *checker) source(i int, n *yaml.Node) {
 	path := fmt.Sprintf("sources[%d]", i)
 	raw := defaultSource()
-	c.decode(n, path, reflect.ValueOf(&raw).Elem())
-	if n.Kind != yaml.MappingNode || c.exhausted() {
+	c.Decode(n, path, reflect.ValueOf(&raw).Elem())
+	if n.Kind != yaml.MappingNode || c.Exhausted() {
 		return // reported
 	}
 	src := Source{
@@ -29,7 +30,7 @@ func (c *checker) source(i int, n *yaml.Node) {
 		src.Device = src.Name
 	}
 	if err := sample.CheckName(src.Device); err != nil && src.Name != "" {
-		c.wrong(path+".device", err.Error(), "it is the middle part of the tag names")
+		c.Wrong(path+".device", err.Error(), "it is the middle part of the tag names")
 	}
 	c.sourceLimits(path, &src)
 	types := make([]string, 0, len(c.registry.Protocols))
@@ -56,31 +57,31 @@ func (c *checker) source(i int, n *yaml.Node) {
 
 func (c *checker) sourceLimits(path string, src *Source) {
 	if src.ScanRate < time.Millisecond || src.ScanRate > 24*time.Hour {
-		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", src.ScanRate), "")
+		c.Wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", src.ScanRate), "")
 	}
 	if src.Batch.MaxAge < c.cfg.Spool.CommitInterval || src.Batch.MaxAge > time.Hour {
-		c.wrong(path+".batch.max_age", fmt.Sprintf("%s is not between spool.commit_interval (%s) and 1h", src.Batch.MaxAge, c.cfg.Spool.CommitInterval), "60s is good; 5s costs about twice the bytes and ten times the requests")
+		c.Wrong(path+".batch.max_age", fmt.Sprintf("%s is not between spool.commit_interval (%s) and 1h", src.Batch.MaxAge, c.cfg.Spool.CommitInterval), "60s is good; 5s costs about twice the bytes and ten times the requests")
 	}
 	if src.Batch.MaxBytes < bytesize.KiB || src.Batch.MaxBytes > 512*bytesize.KiB {
-		c.wrong(path+".batch.max_bytes", fmt.Sprintf("%s is not between 1KiB and 512KiB", src.Batch.MaxBytes), "180KiB is good; a DynamoDB item holds at most 400KB")
+		c.Wrong(path+".batch.max_bytes", fmt.Sprintf("%s is not between 1KiB and 512KiB", src.Batch.MaxBytes), "180KiB is good; a DynamoDB item holds at most 400KB")
 	}
 	if src.MaxTags < 1 || src.MaxTags > 1_000_000 {
-		c.wrong(path+".max_tags", fmt.Sprintf("%d is not between 1 and 1000000", src.MaxTags), "")
+		c.Wrong(path+".max_tags", fmt.Sprintf("%d is not between 1 and 1000000", src.MaxTags), "")
 	}
-	c.oneOf(path+".when_full", src.WhenFull, DropOldest, Refuse, ThinOldest)
+	c.OneOf(path+".when_full", src.WhenFull, DropOldest, Refuse, ThinOldest)
 }
 
 // name checks the name of a source or sink against those before it.
 func (c *checker) name(path, name, what string) {
 	if name == "" {
-		c.wrong(path+".name", "is missing", "each "+what+" needs a name of its own")
+		c.Wrong(path+".name", "is missing", "each "+what+" needs a name of its own")
 		return
 	}
 	if err := sample.CheckName(name); err != nil {
-		c.wrong(path+".name", err.Error(), "use letters, digits, - and _")
+		c.Wrong(path+".name", err.Error(), "use letters, digits, - and _")
 	}
 	if first, ok := c.names[what+" "+name]; ok {
-		c.wrong(path+".name", fmt.Sprintf("%s %q stands in line %d already", what, name, c.at(first).Line), "give each a name of its own")
+		c.Wrong(path+".name", fmt.Sprintf("%s %q stands in line %d already", what, name, c.At(first).Line), "give each a name of its own")
 		return
 	}
 	c.names[what+" "+name] = path + ".name"
@@ -88,29 +89,29 @@ func (c *checker) name(path, name, what string) {
 
 func (c *checker) unknownType(path, typ string, known []string) {
 	if typ == "" {
-		c.wrong(path+".type", "is missing", "known types: "+strings.Join(known, ", "))
+		c.Wrong(path+".type", "is missing", "known types: "+strings.Join(known, ", "))
 		return
 	}
 	hint := "known types: " + strings.Join(known, ", ")
-	if near := nearest(typ, known); near != "" {
+	if near := strictyaml.Nearest(typ, known); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	c.wrong(path+".type", fmt.Sprintf("there is no type %q", typ), hint)
+	c.Wrong(path+".type", fmt.Sprintf("there is no type %q", typ), hint)
 }
 
 // connection decodes and validates the part that belongs to the protocol.
 func (c *checker) connection(path string, src *Source, raw *fileSource) {
 	src.Connection = src.Protocol.NewConfig()
 	if s, ok := src.Connection.(protocols.Sourceless); ok {
-		c.wrong(path+".type", fmt.Sprintf("%s has no source: nothing can be read from it", src.Type), "put it under mirror.devices:"+map[bool]string{true: ", where it shows tags and targets"}[s.Serves()])
+		c.Wrong(path+".type", fmt.Sprintf("%s has no source: nothing can be read from it", src.Type), "put it under mirror.devices:"+map[bool]string{true: ", where it shows tags and targets"}[s.Serves()])
 		return
 	}
 	if raw.Connection.Kind != 0 {
-		c.decode(&raw.Connection, path+".connection", reflect.ValueOf(src.Connection).Elem())
+		c.Decode(&raw.Connection, path+".connection", reflect.ValueOf(src.Connection).Elem())
 	}
 	faults := src.Connection.Validate(src.Spec)
 	for _, f := range faults {
-		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+		c.Wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
 	if len(faults) > 0 {
 		return
@@ -125,9 +126,9 @@ func (c *checker) link(path string, conn protocols.Config, server bool) string {
 	if first, ok := c.links[key]; !ok {
 		c.links[key] = link{path + ".connection", conn}
 	} else if server {
-		c.wrong(path+".connection", fmt.Sprintf("%s is that of %s already", key, first.path), "let one device show the tags and targets of both, or give each an address of its own")
+		c.Wrong(path+".connection", fmt.Sprintf("%s is that of %s already", key, first.path), "let one device show the tags and targets of both, or give each an address of its own")
 	} else if !reflect.DeepEqual(first.config, conn) {
-		c.wrong(path+".connection", fmt.Sprintf("%s is the link of %s too, with other settings", key, first.path), "sources that share a link need the same connection settings")
+		c.Wrong(path+".connection", fmt.Sprintf("%s is the link of %s too, with other settings", key, first.path), "sources that share a link need the same connection settings")
 	}
 	return key
 }
@@ -139,11 +140,11 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	}
 	full := sample.JoinTag(site, src.Device, raw.Name)
 	if raw.Name == "" {
-		c.wrong(path+".name", "is missing", "write the name that readers of the data will see")
+		c.Wrong(path+".name", "is missing", "write the name that readers of the data will see")
 	} else if err := sample.CheckTag(full); err != nil && src.Device != "" {
-		c.wrong(path+".name", err.Error(), "write name, or device/name")
+		c.Wrong(path+".name", err.Error(), "write name, or device/name")
 	} else if first, ok := c.tags[full]; ok {
-		c.wrong(path+".name", fmt.Sprintf("tag %s stands in line %d already (%s)", full, c.at(first).Line, first), "give each a name of its own")
+		c.Wrong(path+".name", fmt.Sprintf("tag %s stands in line %d already (%s)", full, c.At(first).Line, first), "give each a name of its own")
 	} else {
 		c.tags[full] = path + ".name"
 	}
@@ -152,7 +153,7 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	if raw.Scale != nil {
 		r.Scale = *raw.Scale
 		if r.Scale == 0 {
-			c.wrong(path+".scale", "0 would make every value 0", "leave it out for 1")
+			c.Wrong(path+".scale", "0 would make every value 0", "leave it out for 1")
 		}
 	}
 	if raw.Min != nil {
@@ -162,23 +163,23 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 		r.HasMax, r.Max = true, *raw.Max
 	}
 	if r.HasMin && r.HasMax && r.Min > r.Max {
-		c.wrong(path+".min", fmt.Sprintf("min %v is above max %v", r.Min, r.Max), "exchange them")
+		c.Wrong(path+".min", fmt.Sprintf("min %v is above max %v", r.Min, r.Max), "exchange them")
 	}
 	if raw.MaxSilence < 0 || raw.MaxSilence > 24*time.Hour {
-		c.wrong(path+".max_silence", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxSilence), "")
+		c.Wrong(path+".max_silence", fmt.Sprintf("%s is not between 0s and 24h", raw.MaxSilence), "")
 	}
 	if raw.MaxSilence > 0 && raw.Deadband.Kind == pipeline.NoDeadband {
-		c.wrong(path+".max_silence", "has no meaning without a deadband: every sample is reported", "add a deadband, or leave it out")
+		c.Wrong(path+".max_silence", "has no meaning without a deadband: every sample is reported", "add a deadband, or leave it out")
 	}
 	if raw.ScanRate < 0 || raw.ScanRate > 24*time.Hour || raw.ScanRate > 0 && raw.ScanRate < time.Millisecond {
-		c.wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
+		c.Wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
 	}
 	if raw.Counter && (raw.Type == "string" || raw.Type == "bool") {
-		c.wrong(path+".counter", "has no meaning for a "+raw.Type, "leave it out")
+		c.Wrong(path+".counter", "has no meaning for a "+raw.Type, "leave it out")
 	}
 	scaled := r.Scale != 1 || r.Offset != 0
 	if numeric := scaled || r.HasMin || r.HasMax || raw.Deadband.Kind != pipeline.NoDeadband; numeric && (raw.Type == "string" || raw.Type == "bool" && raw.Deadband.Kind == pipeline.NoDeadband) {
-		c.wrong(path+".type", "scale, offset, min, max and deadband have no meaning for a "+raw.Type, "leave them out")
+		c.Wrong(path+".type", "scale, offset, min, max and deadband have no meaning for a "+raw.Type, "leave them out")
 	}
 	t.Rule = r
 	src.Tags = append(src.Tags, t)

@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"millrace/internal/strictyaml"
 	"millrace/protocols"
 	"millrace/sample"
 )
@@ -110,8 +111,8 @@ const longest = 7 * 24 * time.Hour
 
 func (c *checker) target(path string, n *yaml.Node) {
 	raw := defaultTarget()
-	c.decode(n, path, reflect.ValueOf(&raw).Elem())
-	if n.Kind != yaml.MappingNode || c.exhausted() {
+	c.Decode(n, path, reflect.ValueOf(&raw).Elem())
+	if n.Kind != yaml.MappingNode || c.Exhausted() {
 		return // reported
 	}
 	t := Target{
@@ -120,12 +121,12 @@ func (c *checker) target(path string, n *yaml.Node) {
 		EnableMaxAge: raw.EnableMaxAge, VerifyWithin: raw.VerifyWithin, Heartbeat: raw.Heartbeat,
 	}
 	c.targetName(path, raw.Name)
-	c.oneOf(path+".class", raw.Class, MirrorTag, Setpoint)
-	c.oneOf(path+".mode", raw.Mode, ModeOff, ModeDryRun, ModeArmed)
+	c.OneOf(path+".class", raw.Class, MirrorTag, Setpoint)
+	c.OneOf(path+".mode", raw.Mode, ModeOff, ModeDryRun, ModeArmed)
 	c.targetFeeds(path, &raw)
 	switch raw.Type {
 	case "":
-		c.wrong(path+".type", "is missing", "write float64, int64, bool or string: what the results bring")
+		c.Wrong(path+".type", "is missing", "write float64, int64, bool or string: what the results bring")
 	case "float64":
 		t.Type = sample.Float64
 	case "int64":
@@ -135,7 +136,7 @@ func (c *checker) target(path string, n *yaml.Node) {
 	case "string":
 		t.Type = sample.String
 	default:
-		c.oneOf(path+".type", raw.Type, "float64", "int64", "bool", "string")
+		c.OneOf(path+".type", raw.Type, "float64", "int64", "bool", "string")
 	}
 	if t.Type != sample.Null {
 		c.targetLimits(path, &t, &raw)
@@ -156,28 +157,28 @@ func (c *checker) targetName(path, name string) {
 	tag := statusTag(site, name)
 	if err := sample.CheckTag(tag); err != nil {
 		if sample.CheckName(name) == nil { // else reported
-			c.wrong(path+".name", err.Error(), "shorten it: it is part of the tag of its outcomes")
+			c.Wrong(path+".name", err.Error(), "shorten it: it is part of the tag of its outcomes")
 		}
 	} else if first, ok := c.tags[tag]; ok {
-		c.wrong(path+".name", fmt.Sprintf("tag %s, which carries the target's outcomes, stands in line %d already (%s)", tag, c.at(first).Line, first), "rename one of them")
+		c.Wrong(path+".name", fmt.Sprintf("tag %s, which carries the target's outcomes, stands in line %d already (%s)", tag, c.At(first).Line, first), "rename one of them")
 	}
 }
 
 func (c *checker) targetFeeds(path string, raw *fileTarget) {
 	if len(raw.Feeds) == 0 {
-		c.wrong(path+".feeds", "there is no feed, so no result would ever come", "name one of mirror.feeds, as in feeds: [results]")
+		c.Wrong(path+".feeds", "there is no feed, so no result would ever come", "name one of mirror.feeds, as in feeds: [results]")
 	}
 	seen := map[string]bool{}
 	for i, name := range raw.Feeds {
 		at := fmt.Sprintf("%s.feeds[%d]", path, i)
 		if !c.mirrors.feeds[name] {
 			hint := "name one that stands under mirror.feeds:"
-			if near := nearest(name, sortedKeys(c.mirrors.feeds)); near != "" {
+			if near := strictyaml.Nearest(name, sortedKeys(c.mirrors.feeds)); near != "" {
 				hint = "did you mean " + near + "?"
 			}
-			c.wrong(at, fmt.Sprintf("there is no feed %q", name), hint)
+			c.Wrong(at, fmt.Sprintf("there is no feed %q", name), hint)
 		} else if seen[name] {
-			c.wrong(at, fmt.Sprintf("feed %q stands here twice", name), "keep one of them")
+			c.Wrong(at, fmt.Sprintf("feed %q stands here twice", name), "keep one of them")
 		}
 		seen[name] = true
 	}
@@ -190,7 +191,7 @@ func (c *checker) number(path string, kind sample.Kind, text *string) *sample.Va
 	}
 	v, problem, hint := valueOf(kind, *text)
 	if problem != "" {
-		c.wrong(path, problem, hint)
+		c.Wrong(path, problem, hint)
 		return nil
 	}
 	return &v
@@ -201,13 +202,13 @@ func valueOf(kind sample.Kind, text string) (v sample.Value, problem, hint strin
 	switch kind {
 	case sample.Int64:
 		i, err := strconv.ParseInt(text, 0, 64)
-		if err != nil || leadingZero(text) {
-			return v, quoted(text) + " is not a whole number, and the target is an int64", "write it without a point, unit or leading zeros"
+		if err != nil || strictyaml.LeadingZero(text) {
+			return v, strictyaml.Quoted(text) + " is not a whole number, and the target is an int64", "write it without a point, unit or leading zeros"
 		}
 		return sample.IntValue(i), "", ""
 	case sample.Bool:
 		if text != "true" && text != "false" {
-			return v, quoted(text) + " is not true or false, and the target is a bool", ""
+			return v, strictyaml.Quoted(text) + " is not true or false, and the target is a bool", ""
 		}
 		return sample.BoolValue(text == "true"), "", ""
 	case sample.String:
@@ -216,7 +217,7 @@ func valueOf(kind sample.Kind, text string) (v sample.Value, problem, hint strin
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
-		return v, quoted(text) + " is not a number", "write it as in 0.1 or -40"
+		return v, strictyaml.Quoted(text) + " is not a number", "write it as in 0.1 or -40"
 	}
 	return sample.FloatValue(f), "", ""
 }
@@ -247,7 +248,7 @@ func (c *checker) targetLimits(path string, t *Target, raw *fileTarget) {
 		into **sample.Value
 	}{{".min", raw.Min, &t.Min}, {".max", raw.Max, &t.Max}, {".max_step", raw.MaxStep, &t.MaxStep}} {
 		if l.text != nil && !numeric {
-			c.wrong(path+l.key, "has no meaning for a "+t.Type.String(), "leave it out")
+			c.Wrong(path+l.key, "has no meaning for a "+t.Type.String(), "leave it out")
 			continue
 		}
 		v := c.number(path+l.key, t.Type, l.text)
@@ -256,33 +257,33 @@ func (c *checker) targetLimits(path string, t *Target, raw *fileTarget) {
 			if f >= 1<<63 { // which no int64 is
 				f = math.Nextafter(f, 0)
 			}
-			c.wrong(path+l.key, fmt.Sprintf("%s cannot be kept exactly as a limit", v), fmt.Sprintf("beyond 9007199254740992 take a neighbour that can, such as %.0f", f))
+			c.Wrong(path+l.key, fmt.Sprintf("%s cannot be kept exactly as a limit", v), fmt.Sprintf("beyond 9007199254740992 take a neighbour that can, such as %.0f", f))
 			continue
 		}
 		*l.into = v
 	}
 	if t.Min != nil && t.Max != nil && less(*t.Max, *t.Min) {
-		c.wrong(path+".min", fmt.Sprintf("min %s is above max %s", t.Min, t.Max), "exchange them")
+		c.Wrong(path+".min", fmt.Sprintf("min %s is above max %s", t.Min, t.Max), "exchange them")
 	}
 	if s := t.MaxStep; s != nil {
 		if v, _ := s.Number(); v <= 0 {
-			c.wrong(path+".max_step", fmt.Sprintf("%s is not above 0, so no value could ever change", s), "write the largest change from one value to the next, or leave it out")
+			c.Wrong(path+".max_step", fmt.Sprintf("%s is not above 0, so no value could ever change", s), "write the largest change from one value to the next, or leave it out")
 		}
 	}
 	if t.Clamp && (!numeric || raw.Min == nil && raw.Max == nil) {
-		c.wrong(path+".clamp", "has no meaning without min or max", "leave it out: what is out of range is refused then")
+		c.Wrong(path+".clamp", "has no meaning without min or max", "leave it out: what is out of range is refused then")
 	}
 	c.targetFallback(path, t, raw)
 }
 
 func (c *checker) targetFallback(path string, t *Target, raw *fileTarget) {
-	c.oneOf(path+".when_stale", raw.WhenStale, StaleMark, StaleHold, StaleFallback)
+	c.OneOf(path+".when_stale", raw.WhenStale, StaleMark, StaleHold, StaleFallback)
 	switch {
 	case raw.WhenStale == StaleFallback && raw.Fallback == nil:
-		c.wrong(path+".fallback", "is missing, and when_stale is fallback", "write the value that is written when results stop")
+		c.Wrong(path+".fallback", "is missing, and when_stale is fallback", "write the value that is written when results stop")
 		return
 	case raw.WhenStale != StaleFallback && raw.Fallback != nil:
-		c.wrong(path+".fallback", "has no meaning without when_stale: fallback", "write when_stale: fallback beside it, or leave it out")
+		c.Wrong(path+".fallback", "has no meaning without when_stale: fallback", "write when_stale: fallback beside it, or leave it out")
 		return
 	}
 	v := c.number(path+".fallback", t.Type, raw.Fallback)
@@ -290,7 +291,7 @@ func (c *checker) targetFallback(path string, t *Target, raw *fileTarget) {
 		return
 	}
 	if t.Min != nil && less(*v, *t.Min) || t.Max != nil && less(*t.Max, *v) {
-		c.wrong(path+".fallback", fmt.Sprintf("%s is not between min and max", v), "the fallback is held to the limits like every value")
+		c.Wrong(path+".fallback", fmt.Sprintf("%s is not between min and max", v), "the fallback is held to the limits like every value")
 		return
 	}
 	t.Fallback = v
@@ -302,8 +303,8 @@ func (c *checker) targetClass(path string, t *Target) {
 		return
 	}
 	need := func(missing bool, key, hint string) {
-		if missing && c.nodes[path+"."+key] == nil {
-			c.wrong(path+"."+key, "is missing, and a setpoint needs it", hint)
+		if missing && c.Nodes[path+"."+key] == nil {
+			c.Wrong(path+"."+key, "is missing, and a setpoint needs it", hint)
 		}
 	}
 	if t.Type == sample.Float64 || t.Type == sample.Int64 {
@@ -313,7 +314,7 @@ func (c *checker) targetClass(path string, t *Target) {
 	}
 	need(t.MaxAge == 0, "max_age", "write how old a result may be, as in 15m")
 	if c.mirrors.signature != Required {
-		c.wrong(path+".class", "a setpoint needs signed results, and mirror.signature is "+quoted(c.mirrors.signature), "write signature: required, or class: mirror_tag")
+		c.Wrong(path+".class", "a setpoint needs signed results, and mirror.signature is "+strictyaml.Quoted(c.mirrors.signature), "write signature: required, or class: mirror_tag")
 	}
 }
 
@@ -326,32 +327,32 @@ func (c *checker) targetTimes(path string, t *Target) {
 		if zero {
 			or = "0s or "
 		}
-		c.wrong(path+"."+key, fmt.Sprintf("%s is not %sbetween %s and %s", d, or, least, most), hint)
+		c.Wrong(path+"."+key, fmt.Sprintf("%s is not %sbetween %s and %s", d, or, least, most), hint)
 	}
 	between("min_interval", t.MinInterval, 100*time.Millisecond, 24*time.Hour, true, "of results that come faster the newest is written")
-	between("max_age", t.MaxAge, time.Second, longest, t.Class != Setpoint || c.nodes[path+".max_age"] == nil, "it is how old a result may be since it was computed")
+	between("max_age", t.MaxAge, time.Second, longest, t.Class != Setpoint || c.Nodes[path+".max_age"] == nil, "it is how old a result may be since it was computed")
 	between("stale_after", t.StaleAfter, time.Second, longest, true, "it is how long no result may come; leave it out to go by valid_until of each result alone")
 	between("verify_within", t.VerifyWithin, 100*time.Millisecond, time.Minute, false, "it is how long a written value may take to be read back; 2s is good")
 	between("heartbeat", t.Heartbeat, 100*time.Millisecond, time.Minute, true, "1s is good; 0s is none")
 	if t.StaleAfter > 0 && t.StaleAfter < t.MinInterval {
-		c.wrong(path+".stale_after", fmt.Sprintf("%s is shorter than min_interval (%s), so the value would be stale most of the time", t.StaleAfter, t.MinInterval), "write a time in which several results come")
+		c.Wrong(path+".stale_after", fmt.Sprintf("%s is shorter than min_interval (%s), so the value would be stale most of the time", t.StaleAfter, t.MinInterval), "write a time in which several results come")
 	}
 }
 
 func (c *checker) targetEnable(path string, t *Target) {
 	if t.Enable == "" {
 		if t.EnableMaxAge != 0 {
-			c.wrong(path+".enable_max_age", "has no meaning without enable", "name the tag under enable, or leave it out")
+			c.Wrong(path+".enable_max_age", "has no meaning without enable", "name the tag under enable, or leave it out")
 		}
 		return
 	}
 	if d := t.EnableMaxAge; d < 0 || d > 24*time.Hour {
-		c.wrong(path+".enable_max_age", fmt.Sprintf("%s is not between 0s and 24h", d), "a few times the scan rate of the tag is good")
+		c.Wrong(path+".enable_max_age", fmt.Sprintf("%s is not between 0s and 24h", d), "a few times the scan rate of the tag is good")
 	}
 	if tag := c.configured(t.Enable); tag == nil {
-		c.wrong(path+".enable", fmt.Sprintf("there is no tag %s, so nothing would ever be written", t.Enable), c.nearTag(t.Enable))
+		c.Wrong(path+".enable", fmt.Sprintf("there is no tag %s, so nothing would ever be written", t.Enable), c.nearTag(t.Enable))
 	} else if !isBool(tag.Type) {
-		c.wrong(path+".enable", fmt.Sprintf("tag %s is of type %s, and it must read true or false", t.Enable, tag.Type), "name a tag of type bool: a coil, a discrete input or one bit of a register")
+		c.Wrong(path+".enable", fmt.Sprintf("tag %s is of type %s, and it must read true or false", t.Enable, tag.Type), "name a tag of type bool: a coil, a discrete input or one bit of a register")
 	}
 }
 
@@ -360,32 +361,32 @@ func (c *checker) targetEnable(path string, t *Target) {
 func (c *checker) targetWrite(path string, t *Target, n *yaml.Node) {
 	path += ".write"
 	const form = "write for example write: {to: meter1, address: \"holding:100\"}"
-	if n.Kind == 0 || isNull(n) {
-		c.wrong(path, "is missing, so nothing says where the values go", form)
+	if n.Kind == 0 || strictyaml.IsNull(n) {
+		c.Wrong(path, "is missing, so nothing says where the values go", form)
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		c.unreadable(n, path, "keys are expected here, not "+kindName(n), form)
+		c.Unreadable(n, path, "keys are expected here, not "+strictyaml.KindName(n), form)
 		return
 	}
 	var own fileWrite
-	pairs := c.pairs(n, path)
+	pairs := c.Pairs(n, path)
 	for _, p := range pairs { // it says which keys there are
-		if p.key.Value == "to" {
-			c.decode(p.value, path+".to", reflect.ValueOf(&own.To).Elem())
+		if p.Key.Value == "to" {
+			c.Decode(p.Value, path+".to", reflect.ValueOf(&own.To).Elem())
 		}
 	}
 	if own.To == "" {
-		c.wrong(path+".to", "is missing", "name a source, or one of mirror.devices")
+		c.Wrong(path+".to", "is missing", "name a source, or one of mirror.devices")
 		return
 	}
 	to := c.mirrors.to[own.To]
 	if to == nil {
 		hint := "name a source, or one of mirror.devices"
-		if near := nearest(own.To, sortedKeys(c.mirrors.to)); near != "" {
+		if near := strictyaml.Nearest(own.To, sortedKeys(c.mirrors.to)); near != "" {
 			hint = "did you mean " + near + "?"
 		}
-		c.wrong(path+".to", fmt.Sprintf("there is no source or device %q", own.To), hint)
+		c.Wrong(path+".to", fmt.Sprintf("there is no source or device %q", own.To), hint)
 		return
 	}
 	if to.config == nil {
@@ -393,11 +394,11 @@ func (c *checker) targetWrite(path string, t *Target, n *yaml.Node) {
 	}
 	w, ok := to.config.(protocols.Writable)
 	if !ok {
-		c.wrong(path+".to", fmt.Sprintf("%s is of type %s, which takes no values", to.what, to.typ), "types that do: "+strings.Join(c.writable(), ", "))
+		c.Wrong(path+".to", fmt.Sprintf("%s is of type %s, which takes no values", to.what, to.typ), "types that do: "+strings.Join(c.writable(), ", "))
 		return
 	}
 	t.To, t.Link, t.Write = own.To, to.config, w.NewTarget()
-	c.fields(pairs, path, reflect.ValueOf(&own).Elem(), reflect.ValueOf(t.Write).Elem())
+	c.Fields(pairs, path, reflect.ValueOf(&own).Elem(), reflect.ValueOf(t.Write).Elem())
 	if d, ok := t.Write.(protocols.Described); ok {
 		d.Describe(protocols.TargetInfo{Name: t.Name, Kind: t.Type, Unit: t.Unit})
 	}
@@ -406,7 +407,7 @@ func (c *checker) targetWrite(path string, t *Target, n *yaml.Node) {
 	}
 	faults := t.Write.Validate(t.Type)
 	for _, f := range faults {
-		c.wrong(path+"."+f.Path, f.Problem, f.Hint)
+		c.Wrong(path+"."+f.Path, f.Problem, f.Hint)
 	}
 	if len(faults) > 0 || to.key == "" {
 		return
@@ -419,7 +420,7 @@ func (c *checker) targetWrite(path string, t *Target, n *yaml.Node) {
 		key := at + " " + p
 		if first, ok := c.mirrors.places[key]; ok {
 			if first != path {
-				c.wrong(path, fmt.Sprintf("%s of %s is written by %s too", p, to.what, strings.TrimSuffix(first, ".write")), "give each target a place of its own")
+				c.Wrong(path, fmt.Sprintf("%s of %s is written by %s too", p, to.what, strings.TrimSuffix(first, ".write")), "give each target a place of its own")
 			}
 			continue
 		}

@@ -1,4 +1,4 @@
-package config
+package strictyaml
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Error is one thing that is wrong with a configuration.
+// Error is one thing that is wrong with a file.
 type Error struct {
 	File    string
 	Line    int // from 1; 0 where the whole file is meant
@@ -48,7 +48,8 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (e Errors) sort() {
+// Sort puts them in the order of the file.
+func (e Errors) Sort() {
 	sort.SliceStable(e, func(i, j int) bool {
 		if e[i].Line != e[j].Line {
 			return e[i].Line < e[j].Line
@@ -57,8 +58,8 @@ func (e Errors) sort() {
 	})
 }
 
-// quoted is a value in a message: on one line and not too long.
-func quoted(value string) string {
+// Quoted is a value in a message: on one line and not too long.
+func Quoted(value string) string {
 	if r := []rune(value); len(r) > 60 {
 		value = string(r[:60]) + "…"
 	}
@@ -76,11 +77,11 @@ func oneLine(text string) string {
 
 var lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ")
 
-// nearest returns the known word that was probably meant, or "": the one that
+// Nearest returns the known word that was probably meant, or "": the one that
 // differs only in case, hyphens and underscores, or else by the fewest edits,
 // at most one for words of three letters, two for longer ones, and a third of
 // the length for those above eight.
-func nearest(word string, known []string) string {
+func Nearest(word string, known []string) string {
 	plain := func(s string) string { return separators.Replace(strings.ToLower(s)) }
 	limit := max(2, len(word)/3)
 	if len(word) <= 3 {

@@ -1,20 +1,58 @@
-package config
+package strictyaml
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"millrace/internal/bytesize"
 )
 
-// parse reads the YAML, or says why it is none.
-func (d *decoder) parse(data []byte) *yaml.Node {
+// maxFile bounds a file; ten thousand tags take about 1 MiB.
+const maxFile = 4 << 20
+
+// ReadFile reads a file of settings. Its error is of type Errors.
+func ReadFile(path string) ([]byte, error) {
+	only := func(problem, hint string) error {
+		return Errors{{File: path, Problem: problem, Hint: hint}}
+	}
+	// A pipe that nobody writes to must not hold the program up.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, only("cannot be opened: "+Reason(err), "name the configuration with --config FILE")
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, only("cannot be read: "+Reason(err), "is it a file?")
+	}
+	if len(data) > maxFile {
+		return nil, only(fmt.Sprintf("is larger than %s", bytesize.Size(maxFile)), "is it a configuration?")
+	}
+	return data, nil
+}
+
+// Reason is an error without the operation and the path, which are said
+// already.
+func Reason(err error) string {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+// Parse reads the YAML, or says why it is none.
+func (d *Decoder) Parse(data []byte) *yaml.Node {
 	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
 		d.whole("is text in UTF-16", "save it as UTF-8")
 		return nil
@@ -26,7 +64,7 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, next yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		d.whole("is empty", "start from configs/millrace.example.yaml")
+		d.whole("is empty", "start from "+d.Example)
 		return nil
 	} else if err != nil {
 		d.syntax(err, data)
@@ -34,15 +72,15 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	}
 	root := doc.Content[0]
 	switch {
-	case isNull(root):
-		d.whole("is empty", "start from configs/millrace.example.yaml")
+	case IsNull(root):
+		d.whole("is empty", "start from "+d.Example)
 		return nil
 	case root.Kind != yaml.MappingNode:
-		d.fail(root, "", "is not a configuration: it holds "+kindName(root)+" where keys are expected", "start from configs/millrace.example.yaml")
+		d.Fail(root, "", "is not a configuration: it holds "+KindName(root)+" where keys are expected", "start from "+d.Example)
 		return nil
 	}
 	if err := dec.Decode(&next); err == nil {
-		d.fail(&next, "", "a second document begins before this line and would not be read", "take the --- before it away, or put it into a file of its own")
+		d.Fail(&next, "", "a second document begins before this line and would not be read", "take the --- before it away, or put it into a file of its own")
 	} else if !errors.Is(err, io.EOF) {
 		d.syntax(err, data)
 	}
@@ -50,8 +88,8 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 }
 
 // whole reports a fault of the file as a whole.
-func (d *decoder) whole(problem, hint string) {
-	d.errors = append(d.errors, &Error{File: d.file, Problem: problem, Hint: hint})
+func (d *Decoder) whole(problem, hint string) {
+	d.Errors = append(d.Errors, &Error{File: d.File, Problem: problem, Hint: hint})
 }
 
 var (
@@ -65,7 +103,7 @@ const grammar = "did not find expected"
 
 // syntax reports what the YAML library says, at the right line, without
 // repeating what the file holds.
-func (d *decoder) syntax(err error, data []byte) {
+func (d *Decoder) syntax(err error, data []byte) {
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	problem, line := first, 1
 	if m := yamlLine.FindStringSubmatch(first); m != nil {
@@ -101,5 +139,5 @@ func (d *decoder) syntax(err error, data []byte) {
 	} else if strings.Contains(problem, "cannot start any token") {
 		hint = "a value that begins with @, ` or % needs quotes"
 	}
-	d.errors = append(d.errors, &Error{File: d.file, Line: line, Column: 1, Problem: fmt.Sprintf("is not YAML: %s", oneLine(problem)), Hint: hint})
+	d.Errors = append(d.Errors, &Error{File: d.File, Line: line, Column: 1, Problem: fmt.Sprintf("is not YAML: %s", oneLine(problem)), Hint: hint})
 }
