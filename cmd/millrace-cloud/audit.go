@@ -9,14 +9,15 @@ import (
 
 	cloudaudit "millrace/cloud/audit"
 	"millrace/internal/clock"
+	"millrace/internal/command"
 	"millrace/internal/progress"
 	"millrace/sample/ledger/audit"
 )
 
-var auditCommand = command{
-	name: "audit", summary: "prove from sequences and counts that the week tables hold everything",
-	usage: "[--prefix NAME] [--site SITE] [--gateway ID] [--from TIME] [--to TIME] [flags]",
-	help: `
+var auditCommand = command.Command{
+	Name: "audit", Summary: "prove from sequences and counts that the week tables hold everything",
+	Usage: "[--prefix NAME] [--site SITE] [--gateway ID] [--from TIME] [--to TIME] [flags]",
+	Help: `
 Reads the week tables in DynamoDB and holds sequences, counts, gap records and
 heartbeats against each other. Prints one line for each stream: balanced, waiting
 for what is on its way, or MISSING with the sequences and times; then a summary.
@@ -36,21 +37,21 @@ Examples:
   millrace-cloud audit --prefix plant --from 2026-11-02 --to 2026-11-22
   millrace-cloud audit --prefix plant --json | jq '.streams[] | select(.verdict == "missing")'
 `,
-	run: runAudit,
+	Run: runAudit,
 }
 
-func runAudit(ctx context.Context, c *call) error {
-	prefix := c.flags.String("prefix", "millrace", "what the tables' names begin with")
-	site := c.flags.String("site", "", "audit this `site` alone")
-	gateway := c.flags.String("gateway", "", "audit the gateways of this `id` alone")
-	from := c.flags.String("from", "", "from the week of this `time`: 2026-11-02, or 2026-11-02T08:00:00Z")
-	to := c.flags.String("to", "", "to the week of this `time`")
-	region := c.flags.String("region", "", "AWS region (default as the environment or ~/.aws says)")
-	endpoint := c.flags.String("endpoint", "", "`URL` instead of AWS's own, for a local stand-in")
-	patience := c.flags.Duration("patience", 15*time.Minute, "how long a block may be on its way")
-	keysOnly := c.flags.Bool("keys-only", false, "do not fetch the blocks: check sequences, not counts and bytes")
-	asJSON := c.flags.Bool("json", false, "print JSON")
-	if err := c.parse(); err != nil {
+func runAudit(ctx context.Context, c *command.Call) error {
+	prefix := c.Flags.String("prefix", "millrace", "what the tables' names begin with")
+	site := c.Flags.String("site", "", "audit this `site` alone")
+	gateway := c.Flags.String("gateway", "", "audit the gateways of this `id` alone")
+	from := c.Flags.String("from", "", "from the week of this `time`: 2026-11-02, or 2026-11-02T08:00:00Z")
+	to := c.Flags.String("to", "", "to the week of this `time`")
+	region := c.Flags.String("region", "", "AWS region (default as the environment or ~/.aws says)")
+	endpoint := c.Flags.String("endpoint", "", "`URL` instead of AWS's own, for a local stand-in")
+	patience := c.Flags.Duration("patience", 15*time.Minute, "how long a block may be on its way")
+	keysOnly := c.Flags.Bool("keys-only", false, "do not fetch the blocks: check sequences, not counts and bytes")
+	asJSON := c.Flags.Bool("json", false, "print JSON")
+	if err := c.Parse(); err != nil {
 		return err
 	}
 	o := cloudaudit.Options{Prefix: *prefix, Site: *site, Gateway: *gateway, KeysOnly: *keysOnly}
@@ -62,13 +63,13 @@ func runAudit(ctx context.Context, c *call) error {
 		return err
 	}
 	if !o.From.IsZero() && !o.To.IsZero() && o.To.Before(o.From) {
-		return usagef("--to is before --from")
+		return command.Usagef("--to is before --from")
 	}
 	db, err := cloudaudit.Connect(ctx, *region, *endpoint)
 	if err != nil {
 		return err
 	}
-	meter := progress.New(c.stderr, "audit", 0, clock.System{})
+	meter := progress.New(c.Stderr, "audit", 0, clock.System{})
 	o.Read = meter.Add
 	ledger := audit.New(0)
 	result, err := cloudaudit.Read(ctx, db, o, ledger)
@@ -85,11 +86,11 @@ func runAudit(ctx context.Context, c *call) error {
 		return fmt.Errorf("no block of that site and gateway is in the tables looked at (%d): look at --site, --gateway, --from and --to", len(result.Tables))
 	}
 	if *asJSON {
-		e := json.NewEncoder(c.stdout)
+		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")
 		err = e.Encode(report)
 	} else {
-		err = report.Print(c.stdout)
+		err = report.Print(c.Stdout)
 	}
 	if err != nil {
 		return err
@@ -110,5 +111,5 @@ func moment(flag, text string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, usagef("%s %q is neither a day, as in 2026-11-02, nor a time, as in 2026-11-02T08:00:00Z", flag, text)
+	return time.Time{}, command.Usagef("%s %q is neither a day, as in 2026-11-02, nor a time, as in 2026-11-02T08:00:00Z", flag, text)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	cloudaudit "millrace/cloud/audit"
+	"millrace/internal/command"
 	"millrace/internal/sim/awssim"
 	"millrace/sample"
 	"millrace/sample/block"
@@ -38,19 +39,19 @@ func TestCommandLine(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		"nothing":         {nil, exitUsage, "", "Usage: millrace-cloud COMMAND"},
-		"help":            {[]string{"help"}, exitOK, "audit    prove", ""},
-		"help of one":     {[]string{"help", "audit"}, exitOK, "Examples:", ""},
-		"-h":              {[]string{"audit", "-h"}, exitOK, "-patience", ""},
-		"version":         {[]string{"version"}, exitOK, "millrace-cloud devel go1", ""},
-		"unknown":         {[]string{"fly"}, exitUsage, "", `there is no command "fly"`},
-		"unknown flag":    {[]string{"audit", "--port", "3"}, exitUsage, "", "flag provided but not defined: -port; see `millrace-cloud help audit`"},
-		"argument":        {[]string{"audit", "north"}, exitUsage, "", `"north" is no flag`},
-		"no time":         {[]string{"audit", "--from", "yesterday"}, exitUsage, "", `--from "yesterday" is neither a day`},
-		"backwards":       {[]string{"audit", "--from", "2026-11-02", "--to", "2026-11-01"}, exitUsage, "", "--to is before --from"},
-		"a wrong prefix":  {[]string{"audit", "--prefix", "a b", "--region", "eu-central-1"}, exitFailed, "", "table prefix"},
-		"version and so":  {[]string{"version", "--loud"}, exitUsage, "", "-loud"},
-		"help of unknown": {[]string{"help", "fly"}, exitUsage, "", `there is no command "fly"`},
+		"nothing":         {nil, command.ExitUsage, "", "Usage: millrace-cloud COMMAND"},
+		"help":            {[]string{"help"}, command.ExitOK, "audit ", ""},
+		"help of one":     {[]string{"help", "audit"}, command.ExitOK, "Examples:", ""},
+		"-h":              {[]string{"audit", "-h"}, command.ExitOK, "-patience", ""},
+		"version":         {[]string{"version"}, command.ExitOK, "millrace-cloud devel go1", ""},
+		"unknown":         {[]string{"fly"}, command.ExitUsage, "", `there is no command "fly"`},
+		"unknown flag":    {[]string{"audit", "--port", "3"}, command.ExitUsage, "", "flag provided but not defined: -port; see `millrace-cloud help audit`"},
+		"argument":        {[]string{"audit", "north"}, command.ExitUsage, "", `"north" is no flag`},
+		"no time":         {[]string{"audit", "--from", "yesterday"}, command.ExitUsage, "", `--from "yesterday" is neither a day`},
+		"backwards":       {[]string{"audit", "--from", "2026-11-02", "--to", "2026-11-01"}, command.ExitUsage, "", "--to is before --from"},
+		"a wrong prefix":  {[]string{"audit", "--prefix", "a b", "--region", "eu-central-1"}, command.ExitFailed, "", "table prefix"},
+		"version and so":  {[]string{"version", "--loud"}, command.ExitUsage, "", "-loud"},
+		"help of unknown": {[]string{"help", "fly"}, command.ExitUsage, "", `there is no command "fly"`},
 	} {
 		code, stdout, stderr := invokeAll(t, c.args...)
 		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Count(stderr, "\n") > 1 && name != "nothing" {
@@ -72,23 +73,23 @@ func TestAudit(t *testing.T) {
 	flags := []string{"audit", "--prefix", "plant", "--region", "eu-central-1", "--endpoint", endpoint}
 
 	code, _, stderr := invokeAll(t, flags...)
-	if code != exitFailed || !strings.Contains(stderr, "there is no table plant-samples-") {
+	if code != command.ExitFailed || !strings.Contains(stderr, "there is no table plant-samples-") {
 		t.Errorf("no table: code %d, %s", code, stderr)
 	}
 	blocks := deliver(t, endpoint)
 	code, stdout, stderr := invokeAll(t, flags...)
 	want := regexp.MustCompile(`^north/gw1 s0001 0000000000000007: balanced: 3 blocks here of 1 to 3, 3 samples; produced 3, lost 0, thinned 0\n1 stream: 1 balanced; 3 blocks, 3 samples here, 0 declared lost\n$`)
-	if code != exitOK || !want.MatchString(stdout) || stderr != "" {
+	if code != command.ExitOK || !want.MatchString(stdout) || stderr != "" {
 		t.Errorf("code %d\n%s%s", code, stdout, stderr)
 	}
 
 	code, _, stderr = invokeAll(t, append(flags, "--site", "south")...)
-	if code != exitFailed || !strings.Contains(stderr, "no block of that site and gateway is in the tables looked at (1)") {
+	if code != command.ExitFailed || !strings.Contains(stderr, "no block of that site and gateway is in the tables looked at (1)") {
 		t.Errorf("another site: code %d, %s", code, stderr)
 	}
 	// No heartbeat names the gateway's streams, so the tables are scanned.
 	code, stdout, _ = invokeAll(t, append(flags, "--site", "north", "--gateway", "gw1")...)
-	if code != exitOK || !strings.Contains(stdout, "1 stream: 1 balanced") {
+	if code != command.ExitOK || !strings.Contains(stdout, "1 stream: 1 balanced") {
 		t.Errorf("the gateway: code %d\n%s", code, stdout)
 	}
 
@@ -98,11 +99,11 @@ func TestAudit(t *testing.T) {
 	}
 	remove(t, db, &blocks[1])
 	code, stdout, stderr = invokeAll(t, flags...)
-	if code != exitFailed || !strings.Contains(stdout, "MISSING: block 2 (1 sample) missing, undeclared, between ") || !strings.Contains(stderr, "something is missing undeclared") {
+	if code != command.ExitFailed || !strings.Contains(stdout, "MISSING: block 2 (1 sample) missing, undeclared, between ") || !strings.Contains(stderr, "something is missing undeclared") {
 		t.Errorf("code %d\n%s%s", code, stdout, stderr)
 	}
 	code, stdout, _ = invokeAll(t, append(flags, "--json", "--keys-only")...)
-	if code != exitFailed || !strings.Contains(stdout, `"verdict": "missing"`) {
+	if code != command.ExitFailed || !strings.Contains(stdout, `"verdict": "missing"`) {
 		t.Errorf("code %d\n%s", code, stdout)
 	}
 }

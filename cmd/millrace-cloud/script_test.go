@@ -6,10 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +22,7 @@ import (
 	"millrace/cloud/archive/manifest"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
+	"millrace/internal/command"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/weekitem"
 	"millrace/sample"
@@ -35,12 +34,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"millrace-cloud": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-			stop()
-			os.Exit(code)
-		},
+		"millrace-cloud": func() { command.Main(run) },
 	})
 }
 

@@ -16,14 +16,15 @@ import (
 	"millrace/cloud/tables"
 	"millrace/internal/backoff"
 	"millrace/internal/clock"
+	"millrace/internal/command"
 	"millrace/internal/progress"
 	"millrace/sample/weektable"
 )
 
-var tablesCommand = command{
-	name: "tables", summary: "make, list, dial down and retire the week tables",
-	usage: "ensure|list|dial|retire WEEK [flags]",
-	help: `
+var tablesCommand = command.Command{
+	Name: "tables", Summary: "make, list, dial down and retire the week tables",
+	Usage: "ensure|list|dial|retire WEEK [flags]",
+	Help: `
 ensure  makes the tables of this week and the next (--ahead) and the one of blocks
         that cannot be placed, and waits until they are ACTIVE. Tables that exist
         stay as they are. Run it every day.
@@ -47,7 +48,7 @@ Examples:
   millrace-cloud tables dial --prefix plant --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/plant
   millrace-cloud tables retire 2026-w40 --prefix plant --archive s3://plant-archive --dry-run
 `,
-	run: runTables,
+	Run: runTables,
 }
 
 // tablesFlags are the flags of all verbs; of says which flag is for which.
@@ -93,40 +94,37 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 		"archive": "retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "retire"}
 }
 
-func runTables(ctx context.Context, c *call) error {
+func runTables(ctx context.Context, c *command.Call) error {
 	var f tablesFlags
-	of := f.declare(c.flags)
-	if len(c.args) == 0 {
-		return usagef("say which: %s", strings.Join(tablesVerbs, ", "))
-	}
-	verb, week := c.args[0], ""
-	if strings.HasPrefix(verb, "-") {
-		if err := c.parse(); err != nil {
-			return err
-		}
-		return usagef("say which first: %s", strings.Join(tablesVerbs, ", "))
-	}
-	if !slices.Contains(tablesVerbs, verb) {
-		return usagef("%q is none of %s", verb, strings.Join(tablesVerbs, ", "))
-	}
-	c.args = c.args[1:]
-	if verb == "retire" && len(c.args) > 0 && !strings.HasPrefix(c.args[0], "-") {
-		week, c.args = c.args[0], c.args[1:]
-	}
-	if err := c.parse(); err != nil {
+	of := f.declare(c.Flags)
+	args, err := c.ParseAll()
+	if err != nil {
 		return err
 	}
-	var err error
-	c.flags.Visit(func(given *flag.Flag) {
+	if len(args) == 0 {
+		return command.Usagef("say which: %s", strings.Join(tablesVerbs, ", "))
+	}
+	verb, args := args[0], args[1:]
+	week := ""
+	if !slices.Contains(tablesVerbs, verb) {
+		return command.Usagef("%q is none of %s", verb, strings.Join(tablesVerbs, ", "))
+	}
+	if verb == "retire" && len(args) > 0 {
+		week, args = args[0], args[1:]
+	}
+	if len(args) > 0 {
+		return command.Usagef("%q is no flag, and too many for %s", args[0], verb)
+	}
+	c.Flags.Visit(func(given *flag.Flag) {
 		if want := of[given.Name]; want != "" && want != verb {
-			err = usagef("--%s is for %s, not for %s", given.Name, want, verb)
+			err = command.Usagef("--%s is for %s, not for %s", given.Name, want, verb)
 		}
 	})
 	if err != nil {
 		return err
 	}
 	if err := weektable.CheckPrefix(f.prefix); err != nil {
-		return &usageError{err}
+		return command.Coded(command.ExitUsage, err)
 	}
 	settings, err := f.check(verb, week)
 	if err != nil {
@@ -149,7 +147,7 @@ func runTables(ctx context.Context, c *call) error {
 			if t.New {
 				state = "made"
 			}
-			fmt.Fprintf(c.stdout, "%s: %s\n", t.Table, state)
+			fmt.Fprintf(c.Stdout, "%s: %s\n", t.Table, state)
 		}
 		return err
 	case "list":
@@ -157,13 +155,13 @@ func runTables(ctx context.Context, c *call) error {
 		if err != nil {
 			return err
 		}
-		return printTables(c.stdout, rows, f.asJSON)
+		return printTables(c.Stdout, rows, f.asJSON)
 	case "dial":
 		return f.dial(ctx, c, m, connect.SQS(cfg, f.queueURL))
 	}
 	archive, err := connect.Place(f.archive, cfg, s)
 	if err != nil {
-		return usagef("--archive: %w", err)
+		return command.Usagef("--archive: %w", err)
 	}
 	return f.retire(ctx, c, m, archive, week)
 }
@@ -175,44 +173,44 @@ func (f *tablesFlags) check(verb, week string) (tables.Settings, error) {
 	for _, tag := range f.tags {
 		key, value, ok := strings.Cut(tag, "=")
 		if !ok || key == "" {
-			return s, usagef("--tag %q: write KEY=VALUE", tag)
+			return s, command.Usagef("--tag %q: write KEY=VALUE", tag)
 		}
 		s.Tags[key] = value
 	}
 	switch {
 	case f.ahead < 0 || f.ahead > 8:
-		return s, usagef("--ahead %d is out of range: 0 to 8", f.ahead)
+		return s, command.Usagef("--ahead %d is out of range: 0 to 8", f.ahead)
 	case f.billing != "on_demand" && f.billing != "provisioned":
-		return s, usagef("--billing %q: write on_demand or provisioned", f.billing)
+		return s, command.Usagef("--billing %q: write on_demand or provisioned", f.billing)
 	case f.class != "standard" && f.class != "infrequent":
-		return s, usagef("--class %q: write standard or infrequent", f.class)
+		return s, command.Usagef("--class %q: write standard or infrequent", f.class)
 	case s.Provisioned && (f.read < 1 || f.write < 1):
-		return s, usagef("provisioned tables need --read-units and --write-units of at least 1")
+		return s, command.Usagef("provisioned tables need --read-units and --write-units of at least 1")
 	case s.Provisioned && (f.warmRead > 0 || f.warmWrite > 0):
-		return s, usagef("--warm-read and --warm-write are for tables on demand")
+		return s, command.Usagef("--warm-read and --warm-write are for tables on demand")
 	case !s.Provisioned && (f.read != 0 || f.write != 0):
-		return s, usagef("--read-units and --write-units are for --billing provisioned")
+		return s, command.Usagef("--read-units and --write-units are for --billing provisioned")
 	case f.warmRead < 0 || f.warmWrite < 0:
-		return s, usagef("--warm-read and --warm-write are at least 1")
+		return s, command.Usagef("--warm-read and --warm-write are at least 1")
 	case verb == "dial" && f.queueURL == "":
-		return s, usagef("--queue-url is missing")
+		return s, command.Usagef("--queue-url is missing")
 	case verb == "dial" && f.to < 1:
-		return s, usagef("--to %d: a table has at least 1 write unit", f.to)
+		return s, command.Usagef("--to %d: a table has at least 1 write unit", f.to)
 	case verb == "retire" && week == "":
-		return s, usagef("say which week, as in: tables retire 2026-w40")
+		return s, command.Usagef("say which week, as in: tables retire 2026-w40")
 	case verb == "retire" && f.archive == "":
-		return s, usagef("--archive is missing")
+		return s, command.Usagef("--archive is missing")
 	case f.weeks < 1 || f.weeks > 10_000:
-		return s, usagef("--retention-weeks %d is out of range: 1 to 10000", f.weeks)
+		return s, command.Usagef("--retention-weeks %d is out of range: 1 to 10000", f.weeks)
 	}
 	if verb == "dial" {
 		if err := connect.CheckQueueURL(f.queueURL); err != nil {
-			return s, &usageError{err}
+			return s, command.Coded(command.ExitUsage, err)
 		}
 	}
 	if verb == "retire" {
 		if _, _, err := tables.TableOf(f.prefix, week); err != nil {
-			return s, &usageError{err}
+			return s, command.Coded(command.ExitUsage, err)
 		}
 	}
 	return s, nil
@@ -256,27 +254,27 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%d days", d/(24*time.Hour))
 }
 
-func (f *tablesFlags) dial(ctx context.Context, c *call, m *tables.Manager, queue tables.Queue) error {
+func (f *tablesFlags) dial(ctx context.Context, c *command.Call, m *tables.Manager, queue tables.Queue) error {
 	dialled, err := m.Dial(ctx, queue, f.queueURL, f.to)
 	for _, name := range dialled {
-		fmt.Fprintf(c.stdout, "%s: %d write units\n", name, f.to)
+		fmt.Fprintf(c.Stdout, "%s: %d write units\n", name, f.to)
 	}
 	if err == nil && len(dialled) == 0 {
-		fmt.Fprintf(c.stdout, "nothing to dial down: no week that is over has more than %d provisioned write units\n", f.to)
+		fmt.Fprintf(c.Stdout, "nothing to dial down: no week that is over has more than %d provisioned write units\n", f.to)
 	}
 	return err
 }
 
-func (f *tablesFlags) retire(ctx context.Context, c *call, m *tables.Manager, archive objects.Place, week string) error {
-	meter := progress.New(c.stderr, "retire", 0, clock.System{})
+func (f *tablesFlags) retire(ctx context.Context, c *command.Call, m *tables.Manager, archive objects.Place, week string) error {
+	meter := progress.New(c.Stderr, "retire", 0, clock.System{})
 	proof, err := m.Retire(ctx, archive, week, time.Duration(f.weeks)*7*24*time.Hour, f.dry, meter.Add)
 	meter.Done()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.stdout, "%s: proved: %d items, %d samples; files in the archive: %d\n", proof.Table, proof.Items, proof.Samples, proof.Files)
+	fmt.Fprintf(c.Stdout, "%s: proved: %d items, %d samples; files in the archive: %d\n", proof.Table, proof.Items, proof.Samples, proof.Files)
 	if proof.Deleted {
-		fmt.Fprintf(c.stdout, "%s: deleted\n", proof.Table)
+		fmt.Fprintf(c.Stdout, "%s: deleted\n", proof.Table)
 	}
 	return nil
 }

@@ -15,12 +15,13 @@ import (
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/cloud/worker"
+	"millrace/internal/command"
 )
 
-var workerCommand = command{
-	name: "worker", summary: "move blocks from the queue into the week tables",
-	usage: "--queue-url URL [flags]",
-	help: `
+var workerCommand = command.Command{
+	Name: "worker", Summary: "move blocks from the queue into the week tables",
+	Usage: "--queue-url URL [flags]",
+	Help: `
 Receives blocks from SQS, checks each one, puts it as one item into the table of
 its week in DynamoDB, and deletes the message only when the put is acknowledged.
 Runs until SIGTERM, SIGINT or a Spot notice; then it finishes what is under way,
@@ -44,7 +45,7 @@ Examples:
   millrace-cloud worker --queue-url http://127.0.0.1:9324/000000000000/plant --region eu-central-1 \
     --endpoint http://127.0.0.1:8000 --spot=false
 `,
-	run: runWorker,
+	Run: runWorker,
 }
 
 // memoryLimit keeps the collector ahead of large blocks. GOMEMLIMIT overrides it.
@@ -56,34 +57,34 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
-func runWorker(ctx context.Context, c *call) error {
+func runWorker(ctx context.Context, c *command.Call) error {
 	o := worker.NewOptions()
-	c.flags.StringVar(&o.QueueURL, "queue-url", "", "the queue's `URL`")
-	c.flags.StringVar(&o.DeadLetterURL, "dead-letter-queue", "", "`URL` of the queue for poison (default: left to the queue's redrive policy)")
-	c.flags.StringVar(&o.Prefix, "prefix", o.Prefix, "what the tables' names begin with")
+	c.Flags.StringVar(&o.QueueURL, "queue-url", "", "the queue's `URL`")
+	c.Flags.StringVar(&o.DeadLetterURL, "dead-letter-queue", "", "`URL` of the queue for poison (default: left to the queue's redrive policy)")
+	c.Flags.StringVar(&o.Prefix, "prefix", o.Prefix, "what the tables' names begin with")
 	var sites list
-	c.flags.Var(&sites, "site", "take blocks of this `site`; may be given again (default all)")
-	weeks := c.flags.Int("retention-weeks", 53, "how old a block may be to go to its week's table; 0 is no bound")
-	late := c.flags.String("late", "", "`s3://bucket/prefix` or folder of the archive, for blocks whose table is gone (default: the table of unplaced blocks)")
-	c.flags.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "batches of 10 messages under way at once, 1 to 16")
-	c.flags.DurationVar(&o.Visibility, "visibility", o.Visibility, "for how long messages are kept from other workers; extended while they are under way")
-	spot := c.flags.Bool("spot", true, "look for a Spot notice in the instance's metadata")
-	metadata := c.flags.String("metadata-url", "http://169.254.169.254", "`URL` of the instance's metadata")
-	region := c.flags.String("region", "", "AWS region (default the queue's, or as the environment or ~/.aws says)")
-	endpoint := c.flags.String("endpoint", "", "`URL` instead of DynamoDB's own, for a local stand-in")
-	s3Endpoint := c.flags.String("s3-endpoint", "", "`URL` instead of S3's own, for a local stand-in")
-	format := c.flags.String("log", "text", "form of the log on standard error: text or json")
-	if err := c.parse(); err != nil {
+	c.Flags.Var(&sites, "site", "take blocks of this `site`; may be given again (default all)")
+	weeks := c.Flags.Int("retention-weeks", 53, "how old a block may be to go to its week's table; 0 is no bound")
+	late := c.Flags.String("late", "", "`s3://bucket/prefix` or folder of the archive, for blocks whose table is gone (default: the table of unplaced blocks)")
+	c.Flags.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "batches of 10 messages under way at once, 1 to 16")
+	c.Flags.DurationVar(&o.Visibility, "visibility", o.Visibility, "for how long messages are kept from other workers; extended while they are under way")
+	spot := c.Flags.Bool("spot", true, "look for a Spot notice in the instance's metadata")
+	metadata := c.Flags.String("metadata-url", "http://169.254.169.254", "`URL` of the instance's metadata")
+	region := c.Flags.String("region", "", "AWS region (default the queue's, or as the environment or ~/.aws says)")
+	endpoint := c.Flags.String("endpoint", "", "`URL` instead of DynamoDB's own, for a local stand-in")
+	s3Endpoint := c.Flags.String("s3-endpoint", "", "`URL` instead of S3's own, for a local stand-in")
+	format := c.Flags.String("log", "text", "form of the log on standard error: text or json")
+	if err := c.Parse(); err != nil {
 		return err
 	}
 	switch {
 	case o.QueueURL == "":
-		return usagef("--queue-url is missing")
+		return command.Usagef("--queue-url is missing")
 	case *weeks < 0 || *weeks > 10_000:
-		return usagef("--retention-weeks %d is out of range: 0 to 10000", *weeks)
+		return command.Usagef("--retention-weeks %d is out of range: 0 to 10000", *weeks)
 	}
 	var err error
-	if o.Log, err = logger(c.stderr, *format); err != nil {
+	if o.Log, err = logger(c.Stderr, *format); err != nil {
 		return err
 	}
 	o.Sites, o.Retention = sites, time.Duration(*weeks)*7*24*time.Hour
@@ -98,7 +99,7 @@ func runWorker(ctx context.Context, c *call) error {
 	if *late != "" {
 		place, err := connect.Place(*late, cfg, s)
 		if err != nil {
-			return usagef("--late: %w", err)
+			return command.Usagef("--late: %w", err)
 		}
 		o.Late, o.Retired = place, retired(place)
 	}
@@ -107,7 +108,7 @@ func runWorker(ctx context.Context, c *call) error {
 	}
 	w, err := worker.New(o, connect.SQS(cfg, o.QueueURL), connect.DynamoDB(cfg, s))
 	if err != nil {
-		return &usageError{err}
+		return command.Coded(command.ExitUsage, err)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -142,5 +143,5 @@ func logger(w io.Writer, format string) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, nil)), nil
 	}
-	return nil, usagef("--log %q: %w", format, fmt.Errorf("write text or json"))
+	return nil, command.Usagef("--log %q: %w", format, fmt.Errorf("write text or json"))
 }

@@ -15,6 +15,7 @@ import (
 	"millrace/gateway"
 	"millrace/gateway/control"
 	"millrace/internal/clock"
+	"millrace/internal/command"
 	"millrace/internal/progress"
 	"millrace/sample/block"
 	"millrace/sample/ledger/audit"
@@ -27,10 +28,10 @@ import (
 // heartbeat.
 const auditPatience = time.Minute
 
-var auditCommand = command{
-	name: "audit", summary: "prove from sequences and counts that nothing is missing",
-	usage: "[--config FILE | --dir SPOOL] [--files DIR ...] [--from-first] [--json]",
-	help: `
+var auditCommand = command.Command{
+	Name: "audit", Summary: "prove from sequences and counts that nothing is missing",
+	Usage: "[--config FILE | --dir SPOOL] [--files DIR ...] [--from-first] [--json]",
+	Help: `
 Reads every block in the spool and in the folders of file sinks, and holds
 sequences, counts, gap records and heartbeats against each other. Prints one
 line for each stream: balanced, waiting for what is on its way, or MISSING with
@@ -49,7 +50,7 @@ Examples:
   millrace audit --dir /mnt/old/spool --files /mnt/old/out
   millrace audit --files /archive/out --json | jq .summary
 `,
-	run: runAudit,
+	Run: runAudit,
 }
 
 // folders is a flag that may stand several times.
@@ -58,21 +59,19 @@ type folders []string
 func (f *folders) String() string     { return fmt.Sprint(*f) }
 func (f *folders) Set(v string) error { *f = append(*f, v); return nil }
 
-func runAudit(ctx context.Context, c *call) error {
+func runAudit(ctx context.Context, c *command.Call) error {
 	var a auditRun
-	path := c.flags.String("config", "", "configuration `file` (default "+defaultConfig+" where neither --dir nor --files is given)")
-	dir := c.flags.String("dir", "", "read the spool in this `folder`")
+	path := c.Flags.String("config", "", "configuration `file` (default "+defaultConfig+" where neither --dir nor --files is given)")
+	dir := c.Flags.String("dir", "", "read the spool in this `folder`")
 	var files folders
-	c.flags.Var(&files, "files", "read the files of a file sink in this `folder`; may be given more than once")
-	fromFirst := c.flags.Bool("from-first", false, "begin each stream's account with the first block found: older files were removed, or the sink came later")
-	asJSON := c.flags.Bool("json", false, "print JSON")
-	if args, err := c.parse(); err != nil {
+	c.Flags.Var(&files, "files", "read the files of a file sink in this `folder`; may be given more than once")
+	fromFirst := c.Flags.Bool("from-first", false, "begin each stream's account with the first block found: older files were removed, or the sink came later")
+	asJSON := c.Flags.Bool("json", false, "print JSON")
+	if err := c.Parse(); err != nil {
 		return err
-	} else if len(args) > 0 {
-		return usagef("audit takes no arguments, only flags")
 	}
 	if *path != "" && *dir != "" {
-		return usagef("--config and --dir exclude each other")
+		return command.Usagef("--config and --dir exclude each other")
 	}
 	a.options.FromFirst = *fromFirst
 	switch {
@@ -108,9 +107,9 @@ func runAudit(ctx context.Context, c *call) error {
 		return fmt.Errorf("there is no file of a file sink, or no block in them, in %s", strings.Join(files, ", "))
 	}
 	if *asJSON {
-		err = printJSON(c.stdout, report)
+		err = printJSON(c.Stdout, report)
 	} else {
-		err = report.Print(c.stdout)
+		err = report.Print(c.Stdout)
 	}
 	if err != nil {
 		return err
@@ -137,7 +136,7 @@ type auditRun struct {
 	faults []string
 }
 
-func (a *auditRun) run(ctx context.Context, c *call) (*audit.Report, error) {
+func (a *auditRun) run(ctx context.Context, c *command.Call) (*audit.Report, error) {
 	var err error
 	if a.dec, err = block.NewDecoder(); err != nil {
 		return nil, err
@@ -159,7 +158,7 @@ func (a *auditRun) run(ctx context.Context, c *call) (*audit.Report, error) {
 		}
 		total += state.Bytes
 	}
-	a.meter = progress.New(c.stderr, "audit", total, clock.System{})
+	a.meter = progress.New(c.Stderr, "audit", total, clock.System{})
 	defer a.meter.Done()
 	// The spool first: what leaves it meanwhile is in the files already. What
 	// is sealed meanwhile is read at the end.

@@ -9,15 +9,16 @@ import (
 	"time"
 
 	"millrace/gateway"
+	"millrace/internal/command"
 	"millrace/sample"
 	"millrace/sample/block"
 	"millrace/uploader/file"
 )
 
-var blockCommand = command{
-	name: "block", summary: "decode packed blocks",
-	usage: "decode [--format text|json|jsonl] FILE...",
-	help: `
+var blockCommand = command.Command{
+	Name: "block", Summary: "decode packed blocks",
+	Usage: "decode [--format text|json|jsonl] FILE...",
+	Help: `
 Decodes blocks from files: one bare block, as an SQS message or a DynamoDB item
 holds it, or a file of the file sink with any number of them; - is one bare block
 from standard input.
@@ -30,7 +31,7 @@ Examples:
   millrace block decode 2026-03-01T12.blocks
   aws sqs receive-message ... --query 'Messages[0].Body' --output text | base64 -d | millrace block decode -
 `,
-	run: decodeBlocks,
+	Run: decodeBlocks,
 }
 
 func formatFor(asJSON bool) string {
@@ -40,20 +41,20 @@ func formatFor(asJSON bool) string {
 	return "text"
 }
 
-func decodeBlocks(_ context.Context, c *call) error {
-	format := c.flags.String("format", "text", "text, json or jsonl")
-	args, err := c.parse()
+func decodeBlocks(_ context.Context, c *command.Call) error {
+	format := c.Flags.String("format", "text", "text, json or jsonl")
+	args, err := c.ParseAll()
 	if err != nil {
 		return err
 	}
 	if len(args) < 2 || args[0] != "decode" {
-		return usagef("block takes decode and at least one file")
+		return command.Usagef("block takes decode and at least one file")
 	}
 	if *format != "text" && *format != "json" && *format != "jsonl" {
-		return usagef("--format %q is none of text, json and jsonl", *format)
+		return command.Usagef("--format %q is none of text, json and jsonl", *format)
 	}
 	for _, path := range args[1:] {
-		if err := decodeFile(c.stdout, path, *format); err != nil {
+		if err := decodeFile(c.Stdout, path, *format); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}

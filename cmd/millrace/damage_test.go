@@ -11,6 +11,7 @@ import (
 
 	"millrace/gateway"
 	"millrace/gateway/control"
+	"millrace/internal/command"
 	"millrace/spool"
 )
 
@@ -54,7 +55,7 @@ func TestStartOnADamagedSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := func(st gateway.Status) bool { return st.Spool.Sinks["absent"].PendingBlocks > 5 }
-	if code, errs := upFor(t, config, socket, waiting); code != exitOK {
+	if code, errs := upFor(t, config, socket, waiting); code != command.ExitOK {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	dir := filepath.Join(filepath.Dir(config), "spool")
@@ -93,7 +94,7 @@ func TestStartOnADamagedSpool(t *testing.T) {
 		st = now
 		return now.Sinks["disk"].Samples > 3
 	})
-	if code != exitOK {
+	if code != command.ExitOK {
 		t.Fatalf("exit code %d: %s", code, errs)
 	}
 	if st.Spool.Epoch != epoch || st.Spool.Salvaged != 1 || st.Spool.CorruptFiles != 1 || st.Spool.Corrupt != 1 {
@@ -104,14 +105,14 @@ func TestStartOnADamagedSpool(t *testing.T) {
 // TestProbeFileByHand says what the hidden command is for.
 func TestProbeFileByHand(t *testing.T) {
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{probeName}, &out, &errs); code != exitUsage || !strings.Contains(errs.String(), "is started by `millrace run`") {
+	if code := run(t.Context(), []string{probeName}, &out, &errs); code != command.ExitUsage || !strings.Contains(errs.String(), "is started by `millrace run`") {
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}
 	path := filepath.Join(t.TempDir(), "0000000001.seg")
 	if err := os.WriteFile(path, make([]byte, 9000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code := run(t.Context(), []string{probeName, "-role", "tail", path}, &out, &errs); code != exitOK || !strings.Contains(out.String(), `"verdict":"corrupt"`) {
+	if code := run(t.Context(), []string{probeName, "-role", "tail", path}, &out, &errs); code != command.ExitOK || !strings.Contains(out.String(), `"verdict":"corrupt"`) {
 		t.Errorf("exit code %d: %s%s", code, out.String(), errs.String())
 	}
 }
@@ -124,7 +125,7 @@ func TestSpoolFolderIsAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"run", "--config", config}, &out, &errs); code != exitFailed {
+	if code := run(t.Context(), []string{"run", "--config", config}, &out, &errs); code != command.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	want := "millrace run: spool " + dir + ": it is a file, not a directory: move the file away, or name another directory in spool.dir\n"

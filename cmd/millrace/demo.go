@@ -10,13 +10,14 @@ import (
 
 	"golang.org/x/term"
 
+	"millrace/internal/command"
 	"millrace/internal/demo"
 )
 
-var demoCommand = command{
-	name: "demo", summary: "run a simulated plant against a simulated cloud and print the ledger",
-	usage: "[--duration 45s] [--json]",
-	help: `
+var demoCommand = command.Command{
+	Name: "demo", Summary: "run a simulated plant against a simulated cloud and print the ledger",
+	Usage: "[--duration 45s] [--json]",
+	Help: `
 Starts, in one process and on the loopback only, a plant of more than 200 tags
 (Modbus TCP, OPC UA, MQTT, HTTP), Amazon SQS and DynamoDB endpoints, and a
 gateway between them. It cuts the cloud off for ten seconds, stops the meters
@@ -31,20 +32,18 @@ Examples:
   millrace demo
   millrace demo --duration 45s --json | tail -1 | jq .lost
 `,
-	run: func(ctx context.Context, c *call) error { return runDemo(ctx, c, demo.Options{}) },
+	Run: func(ctx context.Context, c *command.Call) error { return runDemo(ctx, c, demo.Options{}) },
 }
 
 // runDemo is the command; o breaks the gateway in tests.
-func runDemo(ctx context.Context, c *call, o demo.Options) error {
-	duration := c.flags.Duration("duration", 45*time.Second, "how long the plant runs")
-	asJSON := c.flags.Bool("json", false, "print the ledger as one line of JSON at the end")
-	if args, err := c.parse(); err != nil {
+func runDemo(ctx context.Context, c *command.Call, o demo.Options) error {
+	duration := c.Flags.Duration("duration", 45*time.Second, "how long the plant runs")
+	asJSON := c.Flags.Bool("json", false, "print the ledger as one line of JSON at the end")
+	if err := c.Parse(); err != nil {
 		return err
-	} else if len(args) > 0 {
-		return usagef("demo takes no arguments, only flags")
 	}
-	o.Duration, o.Out = *duration, c.stdout
-	if f, ok := c.stdout.(*os.File); ok {
+	o.Duration, o.Out = *duration, c.Stdout
+	if f, ok := c.Stdout.(*os.File); ok {
 		o.Redraw = term.IsTerminal(int(f.Fd()))
 	}
 	r, err := demo.Run(ctx, o)
@@ -53,13 +52,13 @@ func runDemo(ctx context.Context, c *call, o demo.Options) error {
 	}
 	if *asJSON {
 		for _, f := range r.Findings {
-			fmt.Fprintln(c.stderr, f)
+			fmt.Fprintln(c.Stderr, f)
 		}
-		if err := json.NewEncoder(c.stdout).Encode(r); err != nil {
+		if err := json.NewEncoder(c.Stdout).Encode(r); err != nil {
 			return err
 		}
 	} else {
-		r.Print(c.stdout)
+		r.Print(c.Stdout)
 	}
 	if !r.Exact() {
 		return errors.New("the ledger is not exact: see lost, duplicates, wrong, audit and mirror")

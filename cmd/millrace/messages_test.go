@@ -19,6 +19,7 @@ import (
 
 	"millrace/gateway"
 	"millrace/gateway/control"
+	"millrace/internal/command"
 	"millrace/internal/demo"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/modbussim"
@@ -118,7 +119,7 @@ func golden(t *testing.T, name, got string) {
 func TestCheckConnect(t *testing.T) {
 	config, _ := faulty(t)
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"check", "--connect", config}, &out, &errs); code != exitFailed {
+	if code := run(t.Context(), []string{"check", "--connect", config}, &out, &errs); code != command.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	golden(t, "check-connect.txt", fixed(out.String()+errs.String(), filepath.Dir(config)))
@@ -166,11 +167,11 @@ func TestFaultsAtRunTime(t *testing.T) {
 	}
 	// The spool is taken.
 	var inUse bytes.Buffer
-	if code := run(t.Context(), []string{"run", "--config", config}, &out, &inUse); code != exitFailed {
+	if code := run(t.Context(), []string{"run", "--config", config}, &out, &inUse); code != command.ExitFailed {
 		t.Errorf("a second daemon ends with code %d: %s", code, inUse.String())
 	}
 	stop()
-	if code := <-ended; code != exitOK {
+	if code := <-ended; code != command.ExitOK {
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}
 	text := strings.Join(lines, "\n") + "\n" + inUse.String()
@@ -228,10 +229,11 @@ func TestDemoExitCode(t *testing.T) {
 			return emit(ctx, batch, done)
 		}
 	}
-	cmd := command{name: "demo", run: func(ctx context.Context, c *call) error { return runDemo(ctx, c, demo.Options{WrapEmit: drop}) }}
+	cmd := command.Command{Name: "demo", Run: func(ctx context.Context, c *command.Call) error { return runDemo(ctx, c, demo.Options{WrapEmit: drop}) }}
 	var out, errs bytes.Buffer
-	code := invoke(t.Context(), cmd, []string{"--duration", "8s", "--json"}, &out, &errs)
-	if code != exitFailed || !strings.Contains(out.String(), `"lost":1,`) {
+	p := command.Program{Name: "millrace", Commands: []command.Command{cmd}}
+	code := p.Run(t.Context(), []string{"demo", "--duration", "8s", "--json"}, &out, &errs)
+	if code != command.ExitFailed || !strings.Contains(out.String(), `"lost":1,`) {
 		t.Errorf("code %d, %s%s", code, out.String(), errs.String())
 	}
 }

@@ -14,12 +14,13 @@ import (
 	"millrace/gateway/control"
 	"millrace/gateway/mirror"
 	"millrace/gateway/mirror/guard"
+	"millrace/internal/command"
 )
 
-var mirrorCommand = command{
-	name: "mirror", summary: "see, arm and disarm the mirror's targets, and verify its audit log",
-	usage: "status|arm TARGET --for TIME|disarm TARGET|disarm --all|audit ... [--socket PATH] [--json]",
-	help: `
+var mirrorCommand = command.Command{
+	Name: "mirror", Summary: "see, arm and disarm the mirror's targets, and verify its audit log",
+	Usage: "status|arm TARGET --for TIME|disarm TARGET|disarm --all|audit ... [--socket PATH] [--json]",
+	Help: `
 The mirror brings results of the cloud back into SCADA. What it may write to is
 in the configuration alone; these commands see it and hold it back.
 
@@ -45,51 +46,51 @@ Examples:
   millrace mirror audit show --target sp1 --outcome refused --since 24h
   millrace mirror status --json | jq '.targets[] | {name, mode}'
 `,
-	run: runMirror,
+	Run: runMirror,
 }
 
-func runMirror(ctx context.Context, c *call) error {
-	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
-	asJSON := c.flags.Bool("json", false, "print JSON")
-	howLong := c.flags.Duration("for", 0, "arm: for how long, as in 8h; at most "+hours(mirror.MaxArming))
-	configured := c.flags.Bool("configured", false, "arm: give the target its configured mode back")
-	all := c.flags.Bool("all", false, "disarm: all targets")
-	audit := newAuditFlags(c.flags)
-	args, err := c.parse()
+func runMirror(ctx context.Context, c *command.Call) error {
+	socket := c.Flags.String("socket", defaultSocket, "the daemon's local `socket`")
+	asJSON := c.Flags.Bool("json", false, "print JSON")
+	howLong := c.Flags.Duration("for", 0, "arm: for how long, as in 8h; at most "+hours(mirror.MaxArming))
+	configured := c.Flags.Bool("configured", false, "arm: give the target its configured mode back")
+	all := c.Flags.Bool("all", false, "disarm: all targets")
+	audit := newAuditFlags(c.Flags)
+	args, err := c.ParseAll()
 	if err != nil {
 		return err
 	}
 	if len(args) == 0 {
-		return usagef("status, arm, disarm or audit is missing")
+		return command.Usagef("status, arm, disarm or audit is missing")
 	}
-	m := &mirrorCall{ctx: ctx, socket: *socket, asJSON: *asJSON, out: c.stdout}
+	m := &mirrorCall{ctx: ctx, socket: *socket, asJSON: *asJSON, out: c.Stdout}
 	switch args[0] {
 	case "status":
 		if len(args) > 1 {
-			return usagef("status takes no arguments, only flags")
+			return command.Usagef("status takes no arguments, only flags")
 		}
 		return m.status()
 	case "arm":
 		switch {
 		case len(args) != 2:
-			return usagef("arm takes one target's name; `millrace mirror status` lists them")
+			return command.Usagef("arm takes one target's name; `millrace mirror status` lists them")
 		case *configured == (*howLong != 0):
-			return usagef("arm takes --for TIME, as in --for 8h, or --configured")
+			return command.Usagef("arm takes --for TIME, as in --for 8h, or --configured")
 		case *howLong < 0:
-			return usagef("--for %s is no time from now", *howLong)
+			return command.Usagef("--for %s is no time from now", *howLong)
 		case *howLong > mirror.MaxArming:
-			return usagef("--for %s is longer than %s; set mode: armed in the configuration", hours(*howLong), hours(mirror.MaxArming))
+			return command.Usagef("--for %s is longer than %s; set mode: armed in the configuration", hours(*howLong), hours(mirror.MaxArming))
 		}
 		return m.arm(args[1], *howLong)
 	case "disarm":
 		if *all == (len(args) == 2) || len(args) > 2 {
-			return usagef("disarm takes one target's name, or --all")
+			return command.Usagef("disarm takes one target's name, or --all")
 		}
 		return m.disarm(args[1:])
 	case "audit":
 		return mirrorAudit(c, args[1:], audit, *asJSON)
 	}
-	return usagef("%q is none of status, arm, disarm and audit", args[0])
+	return command.Usagef("%q is none of status, arm, disarm and audit", args[0])
 }
 
 // hours prints whole hours shortly.

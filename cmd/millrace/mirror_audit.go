@@ -12,6 +12,7 @@ import (
 
 	"millrace/gateway/mirror/audit"
 	"millrace/internal/clock"
+	"millrace/internal/command"
 	"millrace/internal/progress"
 )
 
@@ -54,31 +55,31 @@ func (h *heads) Set(text string) error {
 
 // mirrorAudit verifies or shows the mirror's audit log, beside a running daemon
 // too: it only reads its files.
-func mirrorAudit(c *call, args []string, f *auditFlags, asJSON bool) error {
+func mirrorAudit(c *command.Call, args []string, f *auditFlags, asJSON bool) error {
 	if len(args) != 1 {
-		return usagef("audit takes verify or show")
+		return command.Usagef("audit takes verify or show")
 	}
 	switch args[0] {
 	case "verify":
 		return verifyMirror(c, f, asJSON)
 	case "show":
 		if f.filter.Last < 0 {
-			return usagef("--last %d is no number of records", f.filter.Last)
+			return command.Usagef("--last %d is no number of records", f.filter.Last)
 		}
 		if *f.since > 0 {
 			f.filter.Since = time.Now().Add(-*f.since)
 		}
-		return showMirror(c.stdout, *f.dir, f.filter, asJSON)
+		return showMirror(c.Stdout, *f.dir, f.filter, asJSON)
 	}
-	return usagef("%q is none of verify and show", args[0])
+	return command.Usagef("%q is none of verify and show", args[0])
 }
 
-func verifyMirror(c *call, f *auditFlags, asJSON bool) error {
+func verifyMirror(c *command.Call, f *auditFlags, asJSON bool) error {
 	var meter *progress.Meter
 	read := int64(0)
 	rep, err := audit.Verify(*f.dir, f.expect, func(done, total int64) {
 		if meter == nil {
-			meter = progress.New(c.stderr, "audit log", total, clock.System{})
+			meter = progress.New(c.Stderr, "audit log", total, clock.System{})
 		}
 		meter.Add(done - read)
 		read = done
@@ -90,11 +91,11 @@ func verifyMirror(c *call, f *auditFlags, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		if err := printJSON(c.stdout, rep); err != nil {
+		if err := printJSON(c.Stdout, rep); err != nil {
 			return err
 		}
 	} else {
-		printVerified(c.stdout, rep)
+		printVerified(c.Stdout, rep)
 	}
 	if !rep.Whole() {
 		return fmt.Errorf("the audit log in %s is not whole: %d faults; compare it with a copy, and find out who may write there", *f.dir, len(rep.Faults)+rep.More)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 
+	"millrace/internal/command"
 	"millrace/spool"
 )
 
@@ -34,7 +35,7 @@ func probeCommand(ctx context.Context, args ...string) *exec.Cmd {
 func probeFile(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprintln(stderr, "millrace "+probeName+" is started by `millrace run`; use `millrace spool stats --dir` to look at a spool")
-		return exitUsage
+		return command.ExitUsage
 	}
 	return spool.ProbeMain(args, stdout)
 }

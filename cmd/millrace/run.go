@@ -16,6 +16,7 @@ import (
 	"millrace/gateway/health"
 	"millrace/gateway/logging"
 	"millrace/internal/clock"
+	"millrace/internal/command"
 	protocols "millrace/protocols/all"
 	uploader "millrace/uploader/all"
 )
@@ -23,10 +24,10 @@ import (
 // defaultConfig is where the packages put the configuration.
 const defaultConfig = "/etc/millrace/millrace.yaml"
 
-var runCommand = command{
-	name: "run", summary: "run the gateway until SIGTERM",
-	usage: "[--config FILE]",
-	help: `
+var runCommand = command.Command{
+	Name: "run", Summary: "run the gateway until SIGTERM",
+	Usage: "[--config FILE]",
+	Help: `
 Reads the configuration, opens the spool, starts sinks and sources, and runs
 until SIGTERM or SIGINT. Devices and endpoints that are away are waited for.
 
@@ -34,7 +35,7 @@ Examples:
   millrace run --config /etc/millrace/millrace.yaml
   systemctl start millrace
 `,
-	run: runGateway,
+	Run: runGateway,
 }
 
 func registry() config.Registry {
@@ -43,15 +44,13 @@ func registry() config.Registry {
 
 func loadConfig(path string) (*config.Config, error) {
 	cfg, err := config.Load(path, registry())
-	return cfg, coded(exitConfig, err)
+	return cfg, command.Coded(command.ExitConfig, err)
 }
 
-func runGateway(ctx context.Context, c *call) error {
-	path := c.flags.String("config", defaultConfig, "configuration `file`")
-	if args, err := c.parse(); err != nil {
+func runGateway(ctx context.Context, c *command.Call) error {
+	path := c.Flags.String("config", defaultConfig, "configuration `file`")
+	if err := c.Parse(); err != nil {
 		return err
-	} else if len(args) > 0 {
-		return usagef("run takes no arguments, only flags")
 	}
 	cfg, err := loadConfig(*path)
 	if err != nil {
@@ -59,11 +58,11 @@ func runGateway(ctx context.Context, c *call) error {
 	}
 	log, flush, err := logging.New(logging.Options{Level: cfg.Log.Level, Format: cfg.Log.Format, Stderr: os.Stderr})
 	if err != nil {
-		return coded(exitConfig, err)
+		return command.Coded(command.ExitConfig, err)
 	}
 	defer func() {
 		if err := flush(); err != nil {
-			fmt.Fprintln(c.stderr, "millrace run:", err)
+			fmt.Fprintln(c.Stderr, "millrace run:", err)
 		}
 	}()
 	notify, err := health.NewNotifier(os.Getenv)
@@ -106,10 +105,10 @@ func hurryOn() (hurry <-chan struct{}, stop func()) {
 	return asked, sync.OnceFunc(func() { close(ended) })
 }
 
-var checkCommand = command{
-	name: "check", summary: "check a configuration, and with --connect the devices and endpoints",
-	usage: "[--connect] [FILE]",
-	help: `
+var checkCommand = command.Command{
+	Name: "check", Summary: "check a configuration, and with --connect the devices and endpoints",
+	Usage: "[--connect] [FILE]",
+	Help: `
 Reads the configuration and prints every error with file, line, key and what to
 do about it. With --connect it also dials every device, reads every address and
 looks for every queue and table, those of the mirror's feeds and targets too;
@@ -119,13 +118,13 @@ Examples:
   millrace check plant.yaml
   millrace check --connect /etc/millrace/millrace.yaml
 `,
-	run: checkConfig,
+	Run: checkConfig,
 }
 
-func checkConfig(ctx context.Context, c *call) error {
-	connect := c.flags.Bool("connect", false, "dial every device and endpoint too")
-	timeout := c.flags.Duration("timeout", defaultCheckTimeout, "time limit for each device and endpoint")
-	args, err := c.parse()
+func checkConfig(ctx context.Context, c *command.Call) error {
+	connect := c.Flags.Bool("connect", false, "dial every device and endpoint too")
+	timeout := c.Flags.Duration("timeout", defaultCheckTimeout, "time limit for each device and endpoint")
+	args, err := c.ParseAll()
 	if err != nil {
 		return err
 	}
@@ -135,7 +134,7 @@ func checkConfig(ctx context.Context, c *call) error {
 	case 1:
 		path = args[0]
 	default:
-		return usagef("check takes one file, not %d", len(args))
+		return command.Usagef("check takes one file, not %d", len(args))
 	}
 	cfg, err := loadConfig(path)
 	if err != nil {
@@ -145,16 +144,16 @@ func checkConfig(ctx context.Context, c *call) error {
 	for i := range cfg.Sources {
 		tags += len(cfg.Sources[i].Tags)
 	}
-	fmt.Fprintf(c.stdout, "%s: correct: %d sources, %d tags, %d sinks%s\n", path, len(cfg.Sources), tags, len(cfg.Sinks), mirrorCount(&cfg.Mirror))
+	fmt.Fprintf(c.Stdout, "%s: correct: %d sources, %d tags, %d sinks%s\n", path, len(cfg.Sources), tags, len(cfg.Sinks), mirrorCount(&cfg.Mirror))
 	if !*connect {
 		return nil
 	}
 	faults := gateway.Check(ctx, cfg, *timeout, func(what, well string, errs []error) {
 		if len(errs) == 0 {
-			fmt.Fprintf(c.stdout, "%s: %s\n", what, well)
+			fmt.Fprintf(c.Stdout, "%s: %s\n", what, well)
 		}
 		for _, err := range errs {
-			fmt.Fprintf(c.stdout, "%s: %v\n", what, err)
+			fmt.Fprintf(c.Stdout, "%s: %v\n", what, err)
 		}
 	})
 	if faults > 0 {

@@ -14,15 +14,16 @@ import (
 	"millrace/gateway"
 	"millrace/gateway/control"
 	"millrace/internal/bytesize"
+	"millrace/internal/command"
 	"millrace/spool"
 )
 
 const defaultSpool = "/var/lib/millrace/spool"
 
-var spoolCommand = command{
-	name: "spool", summary: "look into the spool, deal with dead letters, forget a sink",
-	usage: "ls|peek NUMBER|stats|dead ...|forget SINK [--socket PATH] [--dir DIR] [--json]",
-	help: `
+var spoolCommand = command.Command{
+	Name: "spool", Summary: "look into the spool, deal with dead letters, forget a sink",
+	Usage: "ls|peek NUMBER|stats|dead ...|forget SINK [--socket PATH] [--dir DIR] [--json]",
+	Help: `
 Shows what waits in the spool, and deals with what a sink refused for good and
 with sinks that are gone. A running gateway is asked by its local socket, since
 it holds the files; where none runs, the files in --dir are used.
@@ -45,52 +46,52 @@ Examples:
   millrace spool dead retry --all
   millrace spool forget old-queue
 `,
-	run: lookIntoSpool,
+	Run: lookIntoSpool,
 }
 
-func lookIntoSpool(ctx context.Context, c *call) error {
-	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
-	dir := c.flags.String("dir", "", "use the files in this `folder` instead of asking a daemon (default "+defaultSpool+" where none runs)")
-	asJSON := c.flags.Bool("json", false, "print JSON")
-	most := c.flags.Int("max", 100, "list at most this many blocks")
-	all := c.flags.Bool("all", false, "dead retry and drop: all of them")
-	config := c.flags.String("config", defaultConfig, "forget, where no daemon runs: the configuration `file` that must not name the sink")
-	args, err := c.parse()
+func lookIntoSpool(ctx context.Context, c *command.Call) error {
+	socket := c.Flags.String("socket", defaultSocket, "the daemon's local `socket`")
+	dir := c.Flags.String("dir", "", "use the files in this `folder` instead of asking a daemon (default "+defaultSpool+" where none runs)")
+	asJSON := c.Flags.Bool("json", false, "print JSON")
+	most := c.Flags.Int("max", 100, "list at most this many blocks")
+	all := c.Flags.Bool("all", false, "dead retry and drop: all of them")
+	config := c.Flags.String("config", defaultConfig, "forget, where no daemon runs: the configuration `file` that must not name the sink")
+	args, err := c.ParseAll()
 	if err != nil {
 		return err
 	}
 	if len(args) == 0 {
-		return usagef("ls, peek, stats, dead or forget is missing")
+		return command.Usagef("ls, peek, stats, dead or forget is missing")
 	}
-	src := &spoolSource{ctx: ctx, socket: *socket, dir: *dir, log: c.stderr}
+	src := &spoolSource{ctx: ctx, socket: *socket, dir: *dir, log: c.Stderr}
 	defer src.close()
 	switch args[0] {
 	case "ls":
-		return spoolList(c.stdout, src, *most, *asJSON)
+		return spoolList(c.Stdout, src, *most, *asJSON)
 	case "stats":
-		return spoolStats(c.stdout, src, *asJSON)
+		return spoolStats(c.Stdout, src, *asJSON)
 	case "peek":
 		if len(args) != 2 {
-			return usagef("peek takes one block's number; `millrace spool ls` shows them")
+			return command.Usagef("peek takes one block's number; `millrace spool ls` shows them")
 		}
 		n, err := strconv.ParseUint(args[1], 10, 64)
 		if err != nil {
-			return usagef("%q is not a block's number; `millrace spool ls` shows them", args[1])
+			return command.Usagef("%q is not a block's number; `millrace spool ls` shows them", args[1])
 		}
 		data, err := src.peek(n)
 		if err != nil {
 			return err
 		}
-		return printBlock(c.stdout, data, formatFor(*asJSON))
+		return printBlock(c.Stdout, data, formatFor(*asJSON))
 	case "dead":
-		return spoolDead(c.stdout, src, args[1:], *all, *asJSON)
+		return spoolDead(c.Stdout, src, args[1:], *all, *asJSON)
 	case "forget":
 		if len(args) != 2 {
-			return usagef("forget takes one sink's name; `millrace spool stats` lists those that the spool knows")
+			return command.Usagef("forget takes one sink's name; `millrace spool stats` lists those that the spool knows")
 		}
-		return spoolForget(c.stdout, src, args[1], *config, *asJSON)
+		return spoolForget(c.Stdout, src, args[1], *config, *asJSON)
 	}
-	return usagef("%q is none of ls, peek, stats, dead and forget", args[0])
+	return command.Usagef("%q is none of ls, peek, stats, dead and forget", args[0])
 }
 
 // spoolSource is a running daemon, or files.

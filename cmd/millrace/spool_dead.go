@@ -16,6 +16,7 @@ import (
 	"millrace/gateway"
 	"millrace/gateway/control"
 	"millrace/internal/bytesize"
+	"millrace/internal/command"
 	"millrace/spool"
 )
 
@@ -84,24 +85,24 @@ func (s *spoolSource) act(action gateway.DeadAction, id uint64) (done []gateway.
 
 func spoolDead(out io.Writer, src *spoolSource, args []string, all, asJSON bool) error {
 	if len(args) == 0 {
-		return usagef("dead takes list, show, retry or drop")
+		return command.Usagef("dead takes list, show, retry or drop")
 	}
 	verb, ids := args[0], args[1:]
 	if verb == "list" && len(ids) == 0 {
 		return listDead(out, src, asJSON)
 	}
 	if verb != "show" && verb != "retry" && verb != "drop" {
-		return usagef("%q is none of list, show, retry and drop", verb)
+		return command.Usagef("%q is none of list, show, retry and drop", verb)
 	}
 	id := uint64(0)
 	switch {
 	case all && verb != "show" && len(ids) == 0:
 	case all || len(ids) != 1:
-		return usagef("dead %s takes one number, as `millrace spool dead list` shows it%s", verb, map[bool]string{true: ", or --all"}[verb != "show"])
+		return command.Usagef("dead %s takes one number, as `millrace spool dead list` shows it%s", verb, map[bool]string{true: ", or --all"}[verb != "show"])
 	default:
 		var err error
 		if id, err = strconv.ParseUint(ids[0], 10, 64); err != nil || id == 0 {
-			return usagef("%q is not a dead letter's number; `millrace spool dead list` shows them", ids[0])
+			return command.Usagef("%q is not a dead letter's number; `millrace spool dead list` shows them", ids[0])
 		}
 	}
 	if verb == "show" {

@@ -15,6 +15,7 @@ import (
 	"millrace/gateway/control"
 	"millrace/gateway/health"
 	"millrace/internal/bytesize"
+	"millrace/internal/command"
 )
 
 const (
@@ -22,10 +23,10 @@ const (
 	defaultCheckTimeout = 15 * time.Second
 )
 
-var statusCommand = command{
-	name: "status", summary: "show how the running gateway fares",
-	usage: "[--socket PATH] [--json]",
-	help: `
+var statusCommand = command.Command{
+	Name: "status", Summary: "show how the running gateway fares",
+	Usage: "[--socket PATH] [--json]",
+	Help: `
 Asks the running gateway, by its local socket, for its sources, sinks, spool and
 mirror. Exit code 1 where one of these is down, so that a script can watch it.
 
@@ -33,27 +34,25 @@ Examples:
   millrace status
   millrace status --json | jq .spool
 `,
-	run: showStatus,
+	Run: showStatus,
 }
 
-func showStatus(ctx context.Context, c *call) error {
-	socket := c.flags.String("socket", defaultSocket, "the daemon's local `socket`")
-	asJSON := c.flags.Bool("json", false, "print everything as JSON")
-	if args, err := c.parse(); err != nil {
+func showStatus(ctx context.Context, c *command.Call) error {
+	socket := c.Flags.String("socket", defaultSocket, "the daemon's local `socket`")
+	asJSON := c.Flags.Bool("json", false, "print everything as JSON")
+	if err := c.Parse(); err != nil {
 		return err
-	} else if len(args) > 0 {
-		return usagef("status takes no arguments, only flags")
 	}
 	var st gateway.Status
 	if err := control.Call(ctx, *socket, "/v1/status", nil, &st); err != nil {
 		return err
 	}
 	if *asJSON {
-		if err := printJSON(c.stdout, st); err != nil {
+		if err := printJSON(c.Stdout, st); err != nil {
 			return err
 		}
 	} else {
-		printStatus(c.stdout, &st)
+		printStatus(c.Stdout, &st)
 	}
 	down := 0
 	for _, k := range st.Components {
