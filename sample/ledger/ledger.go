@@ -122,4 +122,19 @@ type CatalogueEntry struct {
 	Description string `json:"description,omitempty"`
 	// Counter says that every reading counts, so that none is thinned out.
 	Counter bool `json:"counter,omitempty"`
+	// CounterMax is a counter's highest reading before it starts again at 0, in
+	// the unit of its samples: 65535 for a uint16. 0: unknown, or it never does.
+	CounterMax float64 `json:"counter_max,omitempty"`
+}
+
+// ParseCatalogue reads a catalogue record back from a delivered sample.
+func ParseCatalogue(s *sample.Sample) (*CatalogueEntry, error) {
+	if s.Value.Kind() != sample.String {
+		return nil, fmt.Errorf("catalogue record of %s is a %s, not a string", s.Tag, s.Value.Kind())
+	}
+	e := new(CatalogueEntry)
+	if err := json.Unmarshal([]byte(s.Value.Str()), e); err != nil {
+		return nil, fmt.Errorf("catalogue record of %s: %w", s.Tag, err)
+	}
+	return e, nil
 }
