@@ -12,10 +12,10 @@ LINT_VERSION = v2.12.2
 LINT         = $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race lint bench faults build unit interop clean
+.PHONY: help demo test race lint bench faults build unit interop interop-cloud clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: ## run the whole gateway against a simulated plant and cloud, 45 s
 	$(GO) run ./cmd/millrace demo --duration 45s
@@ -62,6 +62,9 @@ unit: ## check the systemd unit and its exposure (needs systemd-analyze)
 
 interop: ## run the gateway against real servers (needs Python, Java and Maven; see scripts/interop.sh)
 	scripts/interop.sh
+
+interop-cloud: ## run the cloud half on real parts, DuckDB too (needs Python, Java, Maven, npm and a C compiler; see scripts/interop-cloud.sh)
+	scripts/interop-cloud.sh
 
 clean: ## remove what was built and installed here
 	rm -rf dist bin .cache

@@ -316,13 +316,20 @@ func TestDynamoDBLocalWithoutTheTable(t *testing.T) {
 func TestServersListenOnLoopbackOnly(t *testing.T) {
 	for name, endpoint := range map[string]string{"ElasticMQ": elasticMQ(t), "DynamoDB Local": dynamoDBLocal(t)} {
 		_, port, _ := strings.Cut(strings.TrimPrefix(endpoint, "http://"), ":")
-		for _, ip := range otherAddresses(t) {
-			resp, err := (&http.Client{Timeout: 2 * time.Second}).Get("http://" + ip + ":" + port)
-			if err == nil {
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				t.Errorf("%s answers on %s", name, ip)
-			}
+		t.Log(name)
+		refuses(t, port)
+	}
+}
+
+// refuses holds that nothing answers on a port but on the loopback interface.
+func refuses(t *testing.T, port string) {
+	t.Helper()
+	for _, ip := range otherAddresses(t) {
+		resp, err := (&http.Client{Timeout: 2 * time.Second}).Get("http://" + ip + ":" + port)
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			t.Errorf("it answers on %s", ip)
 		}
 	}
 }

@@ -55,22 +55,39 @@ func realBlocks(t *testing.T, n int, from time.Time) (out []uploader.Block) {
 	return out
 }
 
-// TestWorkerFromElasticMQToDynamoDBLocal runs the cloud half as far as it goes
-// on servers that no one here wrote: tables are made, blocks go through the
-// queue into them, poison to the dead letters, the audit balances, and the table
-// is retired once it is proved to be archived.
-func TestWorkerFromElasticMQToDynamoDBLocal(t *testing.T) {
-	broker, db := elasticMQ(t), dynamoDBLocal(t)
-	keys(t)
-	client := sqsClient(t, broker)
-	url := map[string]string{}
-	for _, name := range []string{"plant", "dead"} {
-		made, err := client.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: &name})
+// TestCloudWorkerTablesAudit runs the cloud half on servers that no one here
+// wrote, each stand-in of SQS and each of DynamoDB at least once: tables are
+// made, blocks go through the queue into them, poison to the dead letters, the
+// audit balances, and the table is retired once it is proved to be archived.
+func TestCloudWorkerTablesAudit(t *testing.T) {
+	folder := func(t *testing.T) objects.Place {
+		place, err := objects.Parse(t.TempDir(), func() (*s3.Client, error) { return nil, errors.New("no S3") })
 		if err != nil {
 			t.Fatal(err)
 		}
-		url[name] = *made.QueueUrl
+		return place
 	}
+	bucket := func(t *testing.T) objects.Place { return bucketOn(t, moto(t), "plant-archive") }
+	for _, c := range []struct {
+		name       string
+		broker, db func(*testing.T) string
+		place      func(*testing.T) objects.Place
+	}{
+		{"ElasticMQ to DynamoDB Local", elasticMQ, dynamoDBLocal, folder},
+		{"ElasticMQ to dynalite", elasticMQ, dynalite, folder},
+		{"fauxqs to dynalite", fauxqs, dynalite, folder},
+		{"fauxqs to moto", fauxqs, moto, folder},
+		{"moto to DynamoDB Local, S3 by moto", moto, dynamoDBLocal, bucket},
+		{"moto to moto, S3 by moto", moto, moto, bucket},
+	} {
+		t.Run(c.name, func(t *testing.T) { cloudHalf(t, c.broker(t), c.db(t), c.place(t)) })
+	}
+}
+
+func cloudHalf(t *testing.T, broker, db string, place objects.Place) {
+	keys(t)
+	client := sqsClient(t, broker)
+	url := map[string]string{"plant": queueOn(t, client, "plant"), "dead": queueOn(t, client, "dead")}
 	s := connect.Settings{Region: region, Endpoint: db, OneTry: true}
 	cfg, err := connect.Load(t.Context(), s)
 	if err != nil {
@@ -129,10 +146,6 @@ func TestWorkerFromElasticMQToDynamoDBLocal(t *testing.T) {
 
 	// A year on, archived.
 	name := weektable.Table("plant", began)
-	place, err := objects.Parse(t.TempDir(), func() (*s3.Client, error) { return nil, errors.New("no S3") })
-	if err != nil {
-		t.Fatal(err)
-	}
 	sum := manifest.NewSum()
 	for i := range list {
 		crc := weektable.Checksum(list[i].Data)
