@@ -3,19 +3,13 @@
 package objects
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
 // ErrNone says that there is no object of that key.
@@ -29,6 +23,13 @@ type Place interface {
 	Put(ctx context.Context, key string, data []byte) error
 	// Get opens an object. The error wraps ErrNone where there is none.
 	Get(ctx context.Context, key string) (io.ReadCloser, error)
+	// PutFile stores a file of the local disk, as Put does; it may be of any size.
+	PutFile(ctx context.Context, key, path string) error
+	// List calls fn for each object whose key begins with prefix, in the order of
+	// their keys' bytes. An error of fn ends it and is returned.
+	List(ctx context.Context, prefix string, fn func(key string, size int64) error) error
+	// Delete removes an object. One that is not there is as good.
+	Delete(ctx context.Context, key string) error
 	// String is the place as Parse takes it.
 	String() string
 }
@@ -52,81 +53,4 @@ func Parse(where string, client func() (*s3.Client, error)) (Place, error) {
 		return nil, err
 	}
 	return &bucket{client: c, name: name, prefix: strings.Trim(prefix, "/")}, nil
-}
-
-type bucket struct {
-	client       *s3.Client
-	name, prefix string
-}
-
-func (b *bucket) String() string { return strings.TrimSuffix("s3://"+b.name+"/"+b.prefix, "/") }
-
-func (b *bucket) key(key string) string { return strings.TrimPrefix(path.Join(b.prefix, key), "/") }
-
-// Put implements Place. The SDK sends a checksum with it, which S3 verifies.
-func (b *bucket) Put(ctx context.Context, key string, data []byte) error {
-	full := b.key(key)
-	_, err := b.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &b.name, Key: &full, Body: bytes.NewReader(data)})
-	return err
-}
-
-// Get implements Place.
-func (b *bucket) Get(ctx context.Context, key string) (io.ReadCloser, error) {
-	full := b.key(key)
-	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.name, Key: &full})
-	var none *types.NoSuchKey
-	if errors.As(err, &none) {
-		return nil, fmt.Errorf("s3://%s/%s: %w", b.name, full, ErrNone)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return out.Body, nil
-}
-
-type folder string
-
-func (f folder) String() string { return string(f) }
-
-func (f folder) path(key string) string { return filepath.Join(string(f), filepath.FromSlash(key)) }
-
-// Put implements Place. The file has its name only when it is on the disk.
-func (f folder) Put(_ context.Context, key string, data []byte) (err error) {
-	name := f.path(key)
-	if err := os.MkdirAll(filepath.Dir(name), 0o750); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".part-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), name); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return nil // the file is there; only its name may go with a power cut
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// Get implements Place.
-func (f folder) Get(_ context.Context, key string) (io.ReadCloser, error) {
-	file, err := os.Open(f.path(key))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", f.path(key), ErrNone)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return file, nil
 }

@@ -1,12 +1,15 @@
 package objects
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -64,6 +67,95 @@ func TestPlaces(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, list, err)
 			}
 		}
+	}
+}
+
+// TestFiles: of a part's size and beyond, where S3 takes it in parts.
+func TestFiles(t *testing.T) {
+	ctx := context.Background()
+	name := filepath.Join(t.TempDir(), "file")
+	for _, size := range []int{0, 1000, partBytes, 2*partBytes + 7} {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(i * 7 >> 3)
+		}
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for where, p := range places(t) {
+			if err := p.PutFile(ctx, "samples/a.parquet", name); err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			r, err := p.Get(ctx, "samples/a.parquet")
+			if err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			got, err := io.ReadAll(r)
+			if err = errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s: %d bytes, %v, want %d", where, len(got), err, size)
+			}
+			if err := p.PutFile(ctx, "samples/b.parquet", name+" of nobody"); err == nil {
+				t.Errorf("%s: a file that is not there is stored", where)
+			}
+		}
+	}
+}
+
+func TestListAndDelete(t *testing.T) {
+	ctx := context.Background()
+	for where, p := range places(t) {
+		list := func(prefix string) (out []string) {
+			t.Helper()
+			if err := p.List(ctx, prefix, func(key string, size int64) error { out = append(out, fmt.Sprintf("%s %d", key, size)); return nil }); err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			return out
+		}
+		if got := list("late/"); got != nil {
+			t.Errorf("%s: nothing is there: %q", where, got)
+		}
+		for i, key := range []string{"late/a/2", "late/a-b", "late/a/1", "later", "late/b%2F c/x", "other/a"} {
+			if err := p.Put(ctx, key, make([]byte, i)); err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+		}
+		for prefix, want := range map[string][]string{
+			"late/": {"late/a-b 1", "late/a/1 2", "late/a/2 0", "late/b%2F c/x 4"}, "late/a/": {"late/a/1 2", "late/a/2 0"}, "late/a": {"late/a-b 1", "late/a/1 2", "late/a/2 0"},
+			"lat": {"late/a-b 1", "late/a/1 2", "late/a/2 0", "late/b%2F c/x 4", "later 3"}, "none": nil,
+		} {
+			if got := list(prefix); !slices.Equal(got, want) {
+				t.Errorf("%s: %q lists %q, want %q", where, prefix, got, want)
+			}
+		}
+		if got := list(""); len(got) != 6 {
+			t.Errorf("%s: all are %q", where, got)
+		}
+		stop := errors.New("stop")
+		if err := p.List(ctx, "", func(string, int64) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("%s: the caller's error comes back as %v", where, err)
+		}
+		for range 2 {
+			if err := p.Delete(ctx, "late/a/1"); err != nil {
+				t.Errorf("%s: delete: %v", where, err)
+			}
+		}
+		if got := list("late/a/"); len(got) != 1 {
+			t.Errorf("%s: after it was deleted there are %q", where, got)
+		}
+	}
+}
+
+// TestListPages: S3 lists a thousand at once.
+func TestListPages(t *testing.T) {
+	p := places(t)["s3://archive/plant/a"]
+	for i := range 1005 {
+		if err := p.Put(t.Context(), fmt.Sprintf("late/%04d", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	if err := p.List(t.Context(), "late/", func(string, int64) error { n++; return nil }); err != nil || n != 1005 {
+		t.Errorf("%d keys, %v", n, err)
 	}
 }
 
