@@ -71,7 +71,7 @@ func sourceInfo(cfg *config.Source) batch.SourceInfo {
 	for i := range cfg.Tags {
 		t := &cfg.Tags[i]
 		info.Tags = append(info.Tags, batch.TagInfo{
-			Name: t.Name, Type: t.Type, Unit: t.Unit, Description: t.Description, Urgent: t.Urgent, Counter: t.Counter, Rule: t.Rule,
+			Name: t.Name, Type: t.Type, Unit: t.Unit, Description: t.Description, Urgent: t.Urgent, Counter: t.Counter, CounterMax: t.CounterMax, Rule: t.Rule,
 		})
 	}
 	return info

@@ -85,6 +85,14 @@ type Tag struct {
 	Description string
 }
 
+// Spanned is implemented by configurations that know how wide a tag's values are
+// on the device.
+type Spanned interface {
+	// Highest returns the largest reading that a tag's type can hold, before any
+	// scaling; 0 where the type is no whole number, or is not known.
+	Highest(t *Tag) float64
+}
+
 // Connection owns one physical link and is safe for concurrent use. Close ends
 // what is still running on it; it is called after every source has returned.
 type Connection interface {

@@ -110,7 +110,10 @@ type TagInfo struct {
 	Description string
 	Urgent      bool // sealed within a second
 	Counter     bool // every reading counts: none is thinned out
-	Rule        pipeline.Rule
+	// CounterMax is where a counter starts again at 0, in the tag's unit; 0 where
+	// it is not known.
+	CounterMax float64
+	Rule       pipeline.Rule
 }
 
 // SourceInfo is a source that will emit.

@@ -178,6 +178,35 @@ func TestAGapRecordIsOneAfterACrash(t *testing.T) {
 	}
 }
 
+// What a tag is goes up once, and again when it changes.
+func TestCatalogueRecords(t *testing.T) {
+	s := &store{}
+	state := &spool.State{Epoch: 7}
+	for _, turns := range []float64{0, 65535, 65535, 999999} {
+		b := openAt(t, s, state, &hand{t: noon})
+		info := source("s/d/a")
+		info.Tags[0].Unit, info.Tags[0].Counter, info.Tags[0].CounterMax = "kWh", true, turns
+		_, err := b.Open(info)
+		must(t, err)
+		turn(t, b, true)
+		state = s.state(7)
+	}
+	_, samples := s.blocks(t)
+	var got []string
+	for _, v := range samples {
+		if v.Tag == ledger.CatalogueTag("s", "g") {
+			got = append(got, v.Value.Str())
+		}
+	}
+	if want := []string{
+		`{"tag":"s/d/a","stream":"s0001","source":"src","unit":"kWh","counter":true}`,
+		`{"tag":"s/d/a","stream":"s0001","source":"src","unit":"kWh","counter":true,"counter_max":65535}`,
+		`{"tag":"s/d/a","stream":"s0001","source":"src","unit":"kWh","counter":true,"counter_max":999999}`,
+	}; !slices.Equal(got, want) {
+		t.Errorf("records %q", got)
+	}
+}
+
 func TestHeartbeats(t *testing.T) {
 	clock := &hand{t: noon}
 	s := &store{}

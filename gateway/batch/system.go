@@ -40,7 +40,7 @@ func (b *Batcher) declareLosses() []uint64 {
 func (b *Batcher) catalogue(p *Port, t *TagInfo) {
 	text, err := json.Marshal(ledger.CatalogueEntry{
 		Tag: t.Name, Stream: b.entries[t.Name].stream.name, Source: p.info.Name,
-		Type: t.Type, Unit: t.Unit, Description: t.Description, Counter: t.Counter,
+		Type: t.Type, Unit: t.Unit, Description: t.Description, Counter: t.Counter, CounterMax: t.CounterMax,
 	})
 	if err != nil {
 		panic("BUG: a catalogue record does not encode: " + err.Error())

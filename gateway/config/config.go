@@ -148,7 +148,10 @@ type Tag struct {
 	// Counter says that the value only rises, so that every reading of it counts:
 	// none is thinned out.
 	Counter bool
-	Rule    pipeline.Rule
+	// CounterMax is a counter's highest reading before it starts again at 0, in
+	// the tag's unit; 0 where it is not known.
+	CounterMax float64
+	Rule       pipeline.Rule
 }
 
 // file is the YAML file's own shape.
@@ -193,6 +196,7 @@ type fileTag struct {
 	MaxSilence  time.Duration     `yaml:"max_silence"`
 	Urgent      bool              `yaml:"urgent"`
 	Counter     bool              `yaml:"counter"`
+	CounterMax  *float64          `yaml:"counter_max"`
 	Description string            `yaml:"description"`
 }
 

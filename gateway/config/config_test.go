@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -154,6 +155,61 @@ sinks:
 	}
 	if m2 := cfg.Sources[1]; m2.ScanRate != 2*time.Second || m2.Batch.MaxAge != 30*time.Second || m2.Tags[0].Name != "north/m2/a" || m2.Tags[0].Rule.Scale != 1 {
 		t.Errorf("merged source %+v", m2)
+	}
+}
+
+// A counter's turning point is the file's, else that of the type, in the unit of
+// the tag.
+func TestCounters(t *testing.T) {
+	cfg, err := config.Parse("x.yaml", []byte(`
+gateway: {site: north, id: gw1}
+sources:
+  - name: m1
+    type: modbus
+    connection: {url: "tcp://127.0.0.1:502"}
+    tags:
+      - {name: "65535", address: "holding:0", counter: true}
+      - {name: "6553.5", address: "holding:1", type: uint16, counter: true, scale: 0.1}
+      - {name: "131070", address: "holding:2", type: uint16, counter: true, scale: 2}
+      - {name: "32767", address: "holding:3", type: int16, counter: true}
+      - {name: "4294967295", address: "holding:4", type: uint32, counter: true}
+      - {name: "999999", address: "holding:6", type: uint32, counter: true, counter_max: 999999}
+      - {name: "99999.9", address: "holding:8", type: float32, counter: true, counter_max: 99999.9}
+      - {name: "0", address: "holding:10", type: float64, counter: true}
+      - {name: other/0, address: "holding:14", type: uint32, counter: true, offset: 5}
+      - {name: third/0, address: "holding:16", type: uint32, counter: true, scale: -1}
+      - {name: fourth/0, address: "holding:18", type: uint32}
+  - name: p1
+    type: opcua
+    connection: {url: "opc.tcp://127.0.0.1:4840", security: None}
+    tags:
+      - {name: "255", address: "ns=2;i=1", type: byte, counter: true}
+      - {name: "4.294967295e+06", address: "ns=2;i=2", type: uint32, counter: true, scale: 0.001}
+      - {name: "0", address: "ns=2;i=3", counter: true}
+      - {name: "1e+06", address: "ns=2;i=4", counter: true, counter_max: 1e6}
+  - name: mq
+    type: mqtt
+    connection: {url: "mqtt://127.0.0.1:1883", client_id: x}
+    tags:
+      - {name: "9999", address: "meter/energy", type: float, counter: true, counter_max: 9999}
+      - {name: "0", address: "meter/other", type: float, counter: true}
+sinks: [{name: out, type: file, dir: /tmp/out}]
+`), registry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, s := range cfg.Sources {
+		for _, tag := range s.Tags {
+			want, err := strconv.ParseFloat(tag.Name[strings.LastIndexByte(tag.Name, '/')+1:], 64)
+			if err != nil || tag.CounterMax != want {
+				t.Errorf("%s: the counter ends at %v; %v", tag.Name, tag.CounterMax, err)
+			}
+			n++
+		}
+	}
+	if n != 17 {
+		t.Errorf("%d tags", n)
 	}
 }
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"time"
@@ -51,6 +52,9 @@ func (c *checker) source(i int, n *yaml.Node) {
 		c.unknownType(path, raw.Type, types)
 	} else {
 		c.connection(path, &src, &raw)
+	}
+	for k := range raw.Tags {
+		c.counter(fmt.Sprintf("%s.tags[%d]", path, k), &src, &spec.Tags[k], &src.Tags[k], &raw.Tags[k])
 	}
 	c.cfg.Sources = append(c.cfg.Sources, src)
 }
@@ -174,9 +178,6 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 	if raw.ScanRate < 0 || raw.ScanRate > 24*time.Hour || raw.ScanRate > 0 && raw.ScanRate < time.Millisecond {
 		c.Wrong(path+".scan_rate", fmt.Sprintf("%s is not between 1ms and 24h", raw.ScanRate), "leave it out for the source's")
 	}
-	if raw.Counter && (raw.Type == "string" || raw.Type == "bool") {
-		c.Wrong(path+".counter", "has no meaning for a "+raw.Type, "leave it out")
-	}
 	scaled := r.Scale != 1 || r.Offset != 0
 	if numeric := scaled || r.HasMin || r.HasMax || raw.Deadband.Kind != pipeline.NoDeadband; numeric && (raw.Type == "string" || raw.Type == "bool" && raw.Deadband.Kind == pipeline.NoDeadband) {
 		c.Wrong(path+".type", "scale, offset, min, max and deadband have no meaning for a "+raw.Type, "leave them out")
@@ -187,4 +188,36 @@ func (c *checker) tag(path string, src *Source, spec *protocols.SourceConfig, ra
 		Name: full, Address: raw.Address, Type: raw.Type, Length: raw.Length, Order: raw.Order, ScanRate: raw.ScanRate, Scaled: scaled,
 		Unit: raw.Unit, Description: raw.Description,
 	})
+}
+
+// counter finds where a counter starts again: as the file says, else at the end
+// of what its type holds on the device.
+func (c *checker) counter(path string, src *Source, spec *protocols.Tag, t *Tag, raw *fileTag) {
+	if raw.Counter && (raw.Type == "string" || raw.Type == "bool") {
+		c.Wrong(path+".counter", "has no meaning for a "+raw.Type, "leave it out")
+		return
+	}
+	limit := 0.0 // of the type, in the tag's unit
+	if s, ok := src.Connection.(protocols.Spanned); ok && t.Rule.Scale > 0 && t.Rule.Offset == 0 {
+		raw, state := sample.Sample{Value: sample.FloatValue(s.Highest(spec))}, pipeline.NewState(&pipeline.Rule{Scale: t.Rule.Scale})
+		state.Apply(&raw)
+		limit = raw.Value.Float()
+	}
+	if raw.CounterMax == nil {
+		if raw.Counter {
+			t.CounterMax = limit
+		}
+		return
+	}
+	t.CounterMax = *raw.CounterMax
+	switch {
+	case !raw.Counter:
+		c.Wrong(path+".counter_max", "has no meaning without counter: true", "add it, or leave counter_max out; the bound of a measurement is max")
+	case !(t.CounterMax > 0) || t.CounterMax > math.MaxFloat64:
+		c.Wrong(path+".counter_max", fmt.Sprintf("%v is not above 0", t.CounterMax), "write the highest reading before the meter starts again at 0, in the tag's unit: 999999")
+	case t.Rule.Offset != 0:
+		c.Wrong(path+".counter_max", "a counter with an offset starts again at the offset, and not at 0", "leave out one of the two")
+	case limit > 0 && t.CounterMax > limit:
+		c.Wrong(path+".counter_max", fmt.Sprintf("%v is more than the type holds, which is %v in the tag's unit", t.CounterMax, limit), "leave it out: the counter starts again after what its type holds")
+	}
 }

@@ -91,6 +91,16 @@ func (c *Config) hostPort() (string, error) {
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
+// Highest implements protocols.Spanned.
+func (c *Config) Highest(t *protocols.Tag) float64 {
+	p, faults := makePoint(*t, 0, c, time.Second)
+	s, whole := spans[p.typ]
+	if len(faults) > 0 || !whole {
+		return 0
+	}
+	return s.high - 1
+}
+
 func (c *Config) order() order {
 	return order{
 		swapBytes: strings.EqualFold(c.ByteOrder, "little"),

@@ -146,6 +146,10 @@ func (c *Config) LinkKey() string {
 	return key
 }
 
+// Highest implements protocols.Spanned. The type of a tag that names none is the
+// server's to say, when it is read.
+func (c *Config) Highest(t *protocols.Tag) float64 { return highest[t.Type] }
+
 // Location implements protocols.Located.
 func (c *Config) Location() string { return "opcua " + c.URL }
 

@@ -23,6 +23,12 @@ var typeIDs = map[string]ua.TypeID{
 	"float": ua.TypeIDFloat, "double": ua.TypeIDDouble, "string": ua.TypeIDString, "datetime": ua.TypeIDDateTime,
 }
 
+// highest are the largest values of the types that are whole numbers.
+var highest = map[string]float64{
+	"sbyte": math.MaxInt8, "byte": math.MaxUint8, "int16": math.MaxInt16, "uint16": math.MaxUint16,
+	"int32": math.MaxInt32, "uint32": math.MaxUint32, "int64": math.MaxInt64, "uint64": math.MaxUint64,
+}
+
 // typeError says that a value is of a type that has no place in a sample.
 type typeError struct{ what string }
 
