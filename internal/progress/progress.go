@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -19,31 +20,45 @@ const (
 	line   = time.Minute
 )
 
-// Meter counts bytes. It is not safe for concurrent use.
+// Meter counts bytes, or what else there is. It may be used from any goroutine.
 type Meter struct {
 	out     io.Writer
 	what    string
-	total   int64
 	inPlace bool
 	clock   clock.Clock
 
+	mu      sync.Mutex
+	phase   string // what is done to them
+	unit    string // "" for bytes
+	total   int64
 	done    int64
 	began   time.Time
 	said    time.Time
 	started bool // something stands in the line
 }
 
-// New makes a meter for total bytes, 0 where that is not known. what names the
-// command in its lines.
+// New makes a meter for total bytes that are read, 0 where that is not known.
+// what names the command in its lines.
 func New(out io.Writer, what string, total int64, c clock.Clock) *Meter {
 	f, ok := out.(*os.File)
 	now := c.Now()
-	return &Meter{out: out, what: what, total: total, clock: c, began: now, said: now,
+	return &Meter{out: out, what: what, phase: "read", total: total, clock: c, began: now, said: now,
 		inPlace: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-// Add counts n bytes more, and says so where it is time.
+// Phase begins to count anew: total of a unit, as in "samples", or bytes where
+// that is empty; 0 where the total is not known. done is what is done to them,
+// as in "read".
+func (m *Meter) Phase(done, unit string, total int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.phase, m.unit, m.total, m.done, m.began = done, unit, total, 0, m.clock.Now()
+}
+
+// Add counts n more, and says so where it is time.
 func (m *Meter) Add(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.done += n
 	now := m.clock.Now()
 	every := line
@@ -65,19 +80,33 @@ func (m *Meter) Add(n int64) {
 // text is the state in one line: share, rate, time left.
 func (m *Meter) text(now time.Time) string {
 	rate := float64(m.done) / max(now.Sub(m.began).Seconds(), 1e-3)
-	head := fmt.Sprintf("%s: %s read", m.what, bytesize.Size(m.done))
+	head := fmt.Sprintf("%s: %s %s", m.what, m.amount(m.done), m.phase)
 	if m.total > 0 {
-		head = fmt.Sprintf("%s: %.0f %% of %s read", m.what, min(100, 100*float64(m.done)/float64(m.total)), bytesize.Size(m.total))
+		head = fmt.Sprintf("%s: %.0f %% of %s %s", m.what, min(100, 100*float64(m.done)/float64(m.total)), m.amount(m.total), m.phase)
 	}
-	head += fmt.Sprintf(", %s/s", bytesize.Size(rate))
+	if m.unit == "" {
+		head += fmt.Sprintf(", %s/s", bytesize.Size(rate))
+	} else {
+		head += fmt.Sprintf(", %.3g/s", rate)
+	}
 	if left := m.total - m.done; m.total > 0 && left > 0 && rate > 0 {
 		head += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	return head
 }
 
+// amount is n with its unit.
+func (m *Meter) amount(n int64) string {
+	if m.unit == "" {
+		return bytesize.Size(n).String()
+	}
+	return fmt.Sprintf("%d %s", n, m.unit)
+}
+
 // Done clears the line.
 func (m *Meter) Done() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.started {
 		fmt.Fprint(m.out, "\r\x1b[K")
 		m.started = false

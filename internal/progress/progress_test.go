@@ -2,6 +2,7 @@ package progress
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -36,6 +37,28 @@ func TestInPlace(t *testing.T) {
 	}
 	m.Done()
 	if want := "\r\x1b[Kaudit: 2MiB read, 4MiB/s\r\x1b[Kaudit: 4MiB read, 4MiB/s\r\x1b[K"; b.String() != want {
+		t.Errorf("got  %q\nwant %q", b.String(), want)
+	}
+}
+
+func TestPhases(t *testing.T) {
+	var b strings.Builder
+	clock := &hand{time.Unix(0, 0)}
+	m := New(&b, "archive", 0, clock)
+	clock.t = clock.t.Add(time.Minute)
+	m.Add(60 << 20)
+	m.Phase("written", "samples", 400_000)
+	clock.t = clock.t.Add(time.Minute)
+	var adding sync.WaitGroup
+	for range 100 {
+		adding.Go(func() { m.Add(1000) })
+	}
+	adding.Wait()
+	clock.t = clock.t.Add(time.Minute)
+	m.Add(0)
+	m.Done()
+	want := "archive: 60MiB read, 1MiB/s\narchive: 0 % of 400000 samples written, 16.7/s, 6h39m0s left\narchive: 25 % of 400000 samples written, 833/s, 6m0s left\n"
+	if b.String() != want {
 		t.Errorf("got  %q\nwant %q", b.String(), want)
 	}
 }
