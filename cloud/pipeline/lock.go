@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"millrace/cloud/state"
 )
 
 // The attributes of the lock, beside its keys and the fence.
@@ -42,23 +40,23 @@ type lock struct {
 // Holder returns who has the lock, nil where nobody has. A holder that crashed
 // still has it.
 func (s *Store) Holder(ctx context.Context) (*Holder, error) {
-	item, err := s.item(ctx, pkLock, pkLock)
-	if errors.Is(err, errMissing) {
+	item, err := s.Get(ctx, pkLock, pkLock)
+	if errors.Is(err, state.ErrNoTable) {
 		return nil, nil
 	}
-	if err != nil || textOf(item[attrOwner]) == "" {
+	if err != nil || item.Text(attrOwner) == "" {
 		return nil, err
 	}
 	h := holderOf(item)
 	return &h, nil
 }
 
-func holderOf(item map[string]types.AttributeValue) Holder {
-	renewed, err := time.Parse(time.RFC3339, textOf(item[attrRenewed]))
+func holderOf(item state.Item) Holder {
+	renewed, err := time.Parse(time.RFC3339, item.Text(attrRenewed))
 	if err != nil {
 		renewed = time.Time{}
 	}
-	return Holder{Owner: textOf(item[attrOwner]), Renewed: renewed, Lease: time.Duration(numberOf(item[attrLease])) * time.Millisecond}
+	return Holder{Owner: item.Text(attrOwner), Renewed: renewed, Lease: time.Duration(item.Number(attrLease)) * time.Millisecond}
 }
 
 // take takes the lock: at once where nobody has it, and else once its holder has
@@ -69,11 +67,11 @@ func (s *Store) take(ctx context.Context, owner string, lease time.Duration, log
 	l := &lock{store: s, owner: owner, lease: lease}
 	seen, since := "", time.Time{}
 	for {
-		item, err := s.item(ctx, pkLock, pkLock)
+		item, err := s.Get(ctx, pkLock, pkLock)
 		if err != nil {
 			return nil, err
 		}
-		h, beat := holderOf(item), textOf(item[attrBeat])
+		h, beat := holderOf(item), item.Text(attrBeat)
 		free := h.Owner == ""
 		switch {
 		case free:
@@ -87,7 +85,7 @@ func (s *Store) take(ctx context.Context, owner string, lease time.Duration, log
 			free = true
 		}
 		if free {
-			mine, err := l.put(ctx, numberOf(item[attrTurn])+1, owner, beat, item != nil)
+			mine, err := l.put(ctx, item.Number(attrFence)+1, owner, beat, item != nil)
 			if err != nil {
 				return nil, err
 			}
@@ -109,22 +107,16 @@ func (s *Store) take(ctx context.Context, owner string, lease time.Duration, log
 // it did: also where an answer was lost and a second try found its own beat.
 func (l *lock) put(ctx context.Context, fence uint64, owner, seen string, exists bool) (bool, error) {
 	beat, asked := rand.Text(), time.Now()
-	in := &dynamodb.PutItemInput{TableName: l.store.table(), Item: map[string]types.AttributeValue{
-		attrPK: text(pkLock), attrSK: text(pkLock), attrTurn: number(fence), attrOwner: text(owner), attrBeat: text(beat),
-		attrLease: number(uint64(l.lease / time.Millisecond)), attrRenewed: text(l.store.Now().UTC().Format(time.RFC3339))},
-		ConditionExpression: aws.String("attribute_not_exists(pk)")}
+	item := state.Item{"pk": state.Text(pkLock), "sk": state.Text(pkLock), attrFence: state.Number(fence), attrOwner: state.Text(owner), attrBeat: state.Text(beat),
+		attrLease: state.Number(uint64(l.lease / time.Millisecond)), attrRenewed: state.Text(l.store.Now().UTC().Format(time.RFC3339))}
+	condition, values := "attribute_not_exists(pk)", state.Item(nil)
 	if exists {
-		in.ConditionExpression = aws.String("beat = :seen")
-		in.ExpressionAttributeValues = map[string]types.AttributeValue{":seen": text(seen)}
+		condition, values = "beat = :seen", state.Item{":seen": state.Text(seen)}
 	}
-	err := l.store.try(ctx, "write to", func(ctx context.Context) error {
-		_, err := l.store.DB.PutItem(ctx, in)
-		return err
-	})
-	var failed *types.ConditionalCheckFailedException
-	if errors.As(err, &failed) {
-		item, err := l.store.item(ctx, pkLock, pkLock)
-		if err != nil || textOf(item[attrBeat]) != beat {
+	err := l.store.Put(ctx, item, condition, values)
+	if errors.Is(err, state.ErrCondition) {
+		item, err := l.store.Get(ctx, pkLock, pkLock)
+		if err != nil || item.Text(attrBeat) != beat {
 			return false, err
 		}
 	} else if err != nil {

@@ -172,17 +172,15 @@ func Run(ctx context.Context, o Options) (*Record, error) {
 		return nil, err
 	}
 	if err := o.Store.Ensure(ctx); err != nil {
-		return nil, err
+		return nil, interrupted(ctx, err)
 	}
 	lock, err := o.Store.take(ctx, o.Owner, o.Lease, o.Log)
 	if err != nil {
-		return nil, err
+		return nil, interrupted(ctx, err)
 	}
 	held, stop := lock.keep(ctx, o.Log)
 	r, err := o.run(held, lock.fence)
-	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrInterrupted) {
-		err = fmt.Errorf("run %s: %w: %w", name(r), ErrInterrupted, err)
-	}
+	err = interrupted(ctx, err)
 	stop()
 	// What ended the run ends its requests too; the lock is given back all the same.
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
@@ -194,6 +192,14 @@ func Run(ctx context.Context, o Options) (*Record, error) {
 		o.Log.Warn("the lock is not given back; it ends by itself", "within", o.Lease.String(), "error", e)
 	}
 	return r, err
+}
+
+// interrupted says so of an error that only follows from ctx being done.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrInterrupted) {
+		return fmt.Errorf("%w: %w", ErrInterrupted, err)
+	}
+	return err
 }
 
 // farewell bounds what is written after an interruption.

@@ -27,6 +27,10 @@ func TestARunGoesThroughItsStages(t *testing.T) {
 		if rec.ID != "2026-11-28T02:00:00Z" || rec.Stages[1].Summary != "did archive" || rec.Stages[1].Took() != time.Minute || rec.Stages[1].Tries != 1 {
 			t.Errorf("%+v", rec)
 		}
+		through, err := o.Store.Through(t.Context(), "archive", "results")
+		if err != nil || !through.Equal(rec.Stages[1].Started) {
+			t.Errorf("through %v, %v", through, err)
+		}
 		h, err := o.Store.Holder(t.Context())
 		if h != nil || err != nil {
 			t.Errorf("the lock is still with %+v, %v", h, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/smithy-go"
 
+	"millrace/cloud/state"
 	"millrace/internal/backoff"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/netsim"
@@ -82,7 +83,7 @@ func (r *rig) client() *dynamodb.Client {
 
 // store is one machine's, whose clock is off by skew.
 func (r *rig) store(skew time.Duration) *Store {
-	return &Store{DB: r.client(), Prefix: "plant", Now: func() time.Time { return time.Now().Add(skew) }, Sleep: backoff.Sleep}
+	return NewStore(r.client(), "plant", func() time.Time { return time.Now().Add(skew) }, backoff.Sleep)
 }
 
 // stages are four that take a minute each. act, where set, does a stage's work in
@@ -145,7 +146,7 @@ const allDone = "done tables=done archive=done analyze=done results=done"
 // mortal is a table's client in a process that dies at its n-th request: the
 // request is carried out or not, nothing comes back, and nothing goes out after.
 type mortal struct {
-	DB
+	state.DB
 	mu      sync.Mutex
 	left    int
 	applied bool // whether the fatal request is carried out
@@ -154,7 +155,7 @@ type mortal struct {
 
 var errDead = &smithy.GenericAPIError{Code: "Crash", Message: "the process is gone"}
 
-func newMortal(db DB, n int, applied bool) *mortal {
+func newMortal(db state.DB, n int, applied bool) *mortal {
 	return &mortal{DB: db, left: n, applied: applied, dead: make(chan struct{})}
 }
 
