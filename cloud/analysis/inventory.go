@@ -1,0 +1,128 @@
+package analysis
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"millrace/cloud/analysis/result"
+	"millrace/cloud/archive/manifest"
+	"millrace/cloud/lake"
+	"millrace/cloud/objects"
+)
+
+// inventory is what the archive holds.
+type inventory struct {
+	// samples and gaps are by day, the catalogue under the zero time. Each list is
+	// sorted by site and key.
+	files       map[View]map[time.Time][]Input
+	first, last time.Time        // days with samples; zero where there are none
+	outputs     map[string]int64 // sizes of the results that are there, by key
+}
+
+// look lists the archive.
+func look(ctx context.Context, place objects.Place) (*inventory, error) {
+	v := &inventory{files: map[View]map[time.Time][]Input{Samples: {}, Gaps: {}, Catalogue: {}}, outputs: map[string]int64{}}
+	hashes, err := fileHashes(ctx, place)
+	if err != nil {
+		return nil, err
+	}
+	for _, view := range []View{Samples, Gaps, Catalogue} {
+		err := place.List(ctx, string(view)+"/", func(key string, size int64) error {
+			k, ok := lake.ParseKey(key)
+			if !ok {
+				return nil
+			}
+			v.files[view][k.Day] = append(v.files[view][k.Day], Input{View: view, Site: k.Site, Key: key, Size: size, Hash: hashes[key]})
+			if view == Samples && (v.first.IsZero() || k.Day.Before(v.first)) {
+				v.first = k.Day
+			}
+			if view == Samples && k.Day.After(v.last) {
+				v.last = k.Day
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list %s/ of %s: %w", view, place, err)
+		}
+		for _, list := range v.files[view] {
+			sortInputs(list)
+		}
+	}
+	err = place.List(ctx, result.Prefix, func(key string, size int64) error {
+		if _, _, _, ok := result.ParseKey(key); ok {
+			v.outputs[key] = size
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s of %s: %w", result.Prefix, place, err)
+	}
+	return v, nil
+}
+
+// fileHashes are the hashes of the archive's files, as its manifests say. A file
+// that is replaced by one of the same size is told from it by them.
+func fileHashes(ctx context.Context, place objects.Place) (map[string]string, error) {
+	const prefix, suffix = "manifests/", ".json"
+	hashes := map[string]string{}
+	err := place.List(ctx, prefix, func(key string, _ int64) error {
+		table, ok := strings.CutSuffix(strings.TrimPrefix(key, prefix), suffix)
+		if !ok || strings.Contains(table, "/") {
+			return nil
+		}
+		m, err := manifest.Read(ctx, place, table)
+		if err != nil {
+			return err
+		}
+		for _, f := range m.Files {
+			hashes[f.Key] += f.SHA256
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the manifests of %s: %w", place, err)
+	}
+	return hashes, nil
+}
+
+func sortInputs(list []Input) {
+	slices.SortFunc(list, func(a, b Input) int {
+		return cmp.Or(cmp.Compare(a.View, b.View), cmp.Compare(a.Site, b.Site), cmp.Compare(a.Key, b.Key))
+	})
+}
+
+// inputs are the files that a step reads. Of results these are what st knows,
+// and where awaited says that one is being made, its key without a size.
+func (v *inventory) inputs(ctx context.Context, st *state, r result.Result, day time.Time, awaited func(name string, day time.Time) bool) ([]Input, error) {
+	var out []Input
+	for _, need := range needs(r.Name) {
+		if need.view == Catalogue {
+			out = append(out, v.files[Catalogue][time.Time{}]...)
+			continue
+		}
+		for d := day.AddDate(0, 0, -need.days); !d.After(day); d = d.AddDate(0, 0, 1) {
+			if !isResult(need.view) {
+				out = append(out, v.files[need.view][d]...)
+				continue
+			}
+			name := string(need.view)
+			if awaited(name, d) {
+				out = append(out, Input{View: need.view, Key: result.Key(name, d, 0)})
+				continue
+			}
+			m, ok, err := st.of(ctx, name, d)
+			if err != nil {
+				return nil, err
+			}
+			if ok && m.Rows > 0 {
+				out = append(out, Input{View: need.view, Key: result.Key(name, d, 0), Size: m.Bytes, Hash: m.SHA256})
+			}
+		}
+	}
+	sortInputs(out)
+	return out, nil
+}

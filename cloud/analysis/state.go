@@ -1,0 +1,118 @@
+package analysis
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"millrace/cloud/analysis/result"
+	"millrace/cloud/objects"
+)
+
+// stateVersion is the version of the state's form. Another one is as none: all
+// is computed again.
+const stateVersion = 1
+
+// maxState bounds a state object that is read.
+const maxState = 1 << 20
+
+// made says what a day of a result was made of, and what it is.
+type made struct {
+	Inputs string `json:"inputs"` // hash of Step.Inputs and the text
+	Rows   int64  `json:"rows"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"` // of the output
+}
+
+// month is a state object: the days of one month of one result.
+type month struct {
+	Version int             `json:"version"`
+	Days    map[string]made `json:"days"` // by date, as in 2026-11-28
+}
+
+// state is what has been computed so far. It is written after the output that it
+// speaks of, so a step that was interrupted is made again.
+type state struct {
+	place  objects.Place
+	months map[string]*month // by key; nil Days where there is none yet
+}
+
+// stateKey is where the days of a result's month are:
+// results/state/hourly/2026-11.json.
+func stateKey(name string, day time.Time) string {
+	return result.Prefix + "state/" + name + "/" + day.Format("2006-01") + ".json"
+}
+
+func (s *state) month(ctx context.Context, name string, day time.Time) (*month, error) {
+	key := stateKey(name, day)
+	if m := s.months[key]; m != nil {
+		return m, nil
+	}
+	m := &month{Version: stateVersion, Days: map[string]made{}}
+	r, err := s.place.Get(ctx, key)
+	switch {
+	case errors.Is(err, objects.ErrNone):
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	default:
+		text, err := io.ReadAll(io.LimitReader(r, maxState))
+		if err = errors.Join(err, r.Close()); err != nil {
+			return nil, fmt.Errorf("read %s: %w", key, err)
+		}
+		// What does not read, or is of another version, is as if nothing had been
+		// computed.
+		var was month
+		if json.Unmarshal(text, &was) == nil && was.Version == stateVersion && was.Days != nil {
+			m = &was
+		}
+	}
+	s.months[key] = m
+	return m, nil
+}
+
+// of returns what is known of a day of a result.
+func (s *state) of(ctx context.Context, name string, day time.Time) (made, bool, error) {
+	m, err := s.month(ctx, name, day)
+	if err != nil {
+		return made{}, false, err
+	}
+	d, ok := m.Days[day.Format(time.DateOnly)]
+	return d, ok, nil
+}
+
+// set stores what a day was made of.
+func (s *state) set(ctx context.Context, name string, day time.Time, d made) error {
+	m, err := s.month(ctx, name, day)
+	if err != nil {
+		return err
+	}
+	m.Days[day.Format(time.DateOnly)] = d
+	text, err := json.MarshalIndent(m, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := s.place.Put(ctx, stateKey(name, day), append(text, '\n')); err != nil {
+		return fmt.Errorf("store %s: %w", stateKey(name, day), err)
+	}
+	return nil
+}
+
+// hash is over all that decides a step's rows: the text and the files that it
+// reads.
+func (s *Step) hash() (string, error) {
+	text, err := Text(s.Result.Name)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%d\x00%s\x00%s\x00", stateVersion, text, s.Day.Format(time.DateOnly))
+	for _, in := range s.Inputs {
+		fmt.Fprintf(h, "%s\x00%s\x00%s\x00%d\x00%s\n", in.View, in.Site, in.Key, in.Size, in.Hash)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
