@@ -12,7 +12,7 @@ LINT_VERSION = v2.12.2
 LINT         = $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race lint bench faults build unit interop interop-cloud clean
+.PHONY: help demo test race lint bench faults build cloud unit interop interop-cloud clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +56,10 @@ build: ## static binaries in dist/: millrace for linux amd64, arm64 and armv7, m
 	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/millrace-cloud-linux-amd64 ./cmd/millrace-cloud
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/millrace-cloud-linux-arm64 ./cmd/millrace-cloud
 	@ls -l dist
+
+cloud: ## bin/millrace-cloud with DuckDB in it, for `analyze` on one machine (needs a C compiler)
+	CGO_ENABLED=1 $(GO) build -tags duckdb -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace-cloud ./cmd/millrace-cloud
+	@ls -l bin/millrace-cloud
 
 unit: ## check the systemd unit and its exposure (needs systemd-analyze)
 	scripts/check-unit.sh

@@ -84,11 +84,19 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return report, err
 }
 
-func (o *Options) check() error {
-	for _, name := range o.Results {
+// Check reports a name that is no result's.
+func Check(results []string) error {
+	for _, name := range results {
 		if _, err := result.Named(name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (o *Options) check() error {
+	if err := Check(o.Results); err != nil {
+		return err
 	}
 	for _, at := range []time.Time{o.From, o.To} {
 		if !at.IsZero() && !at.Equal(at.UTC().Truncate(24*time.Hour)) {
