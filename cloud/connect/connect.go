@@ -15,6 +15,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/redshiftdata"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/smithy-go/logging"
@@ -87,6 +88,16 @@ func S3(cfg aws.Config, s Settings) *s3.Client {
 // Place is where objects are kept: s3://bucket/prefix, or a folder.
 func Place(where string, cfg aws.Config, s Settings) (objects.Place, error) {
 	return objects.Parse(where, func() (*s3.Client, error) { return S3(cfg, s), nil })
+}
+
+// RedshiftData makes a client of the Redshift Data API. endpoint replaces its own
+// address where it is not "".
+func RedshiftData(cfg aws.Config, endpoint string) *redshiftdata.Client {
+	return redshiftdata.NewFromConfig(cfg, func(o *redshiftdata.Options) {
+		if endpoint != "" {
+			o.BaseEndpoint = &endpoint
+		}
+	})
 }
 
 // SQS makes a client for queues that live where queueURL does.

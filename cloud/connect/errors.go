@@ -32,6 +32,7 @@ var classes = map[string]Class{
 	"Throttling": Throttled, "ThrottlingException": Throttled, "ThrottledException": Throttled, "RequestThrottled": Throttled,
 	"RequestThrottledException": Throttled, "RequestLimitExceeded": Throttled, "TooManyRequestsException": Throttled, "SlowDown": Throttled,
 	"LimitExceededException": Throttled, "ProvisionedThroughputExceededException": Throttled, "OverLimit": Throttled, "KmsThrottled": Throttled,
+	"ActiveStatementsExceededException": Throttled, "ActiveSessionsExceededException": Throttled,
 
 	"QueueDoesNotExist": Missing, "ResourceNotFoundException": Missing,
 	"TableNotFoundException": Missing, "NoSuchBucket": Missing, "NoSuchKey": Missing, "NotFound": Missing,
@@ -39,7 +40,7 @@ var classes = map[string]Class{
 	"ValidationException": Refused, "ValidationError": Refused, "SerializationException": Refused, "ItemCollectionSizeLimitExceededException": Refused,
 	"InvalidMessageContents": Refused, "InvalidParameterValue": Refused, "InvalidAttributeValue": Refused, "BatchRequestTooLong": Refused,
 
-	"InternalError": Transient, "InternalFailure": Transient, "InternalServerError": Transient, "ServiceUnavailable": Transient,
+	"InternalError": Transient, "InternalFailure": Transient, "InternalServerError": Transient, "InternalServerException": Transient, "DatabaseConnectionException": Transient, "ServiceUnavailable": Transient,
 	"RequestTimeout": Transient, "RequestTimeoutException": Transient, "ResourceInUseException": Transient,
 }
 

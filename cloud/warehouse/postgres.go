@@ -1,0 +1,156 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/parquet-go/parquet-go"
+)
+
+// Postgres is a PostgreSQL of version 15 or newer, for a warehouse of one's own
+// and for tests: the statements are Redshift's, and COPY is fed with the rows of
+// the files.
+type Postgres struct {
+	conn *pgx.Conn
+}
+
+// oldest is the first version that has MERGE.
+const oldest = 150000
+
+// OpenPostgres connects by a URL as in postgres://loader@127.0.0.1:5432/plant.
+// The password is better in PGPASSWORD or ~/.pgpass than in the URL. Beyond this
+// machine the server's certificate is verified, unless the URL says otherwise by
+// sslmode.
+func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("--postgres: %w", err)
+	}
+	if !strings.Contains(url, "sslmode=") && os.Getenv("PGSSLMODE") == "" && !local(cfg.Host) {
+		sep := "?"
+		switch {
+		case !strings.Contains(url, "://"):
+			sep = " "
+		case strings.Contains(url, "?"):
+			sep = "&"
+		}
+		if cfg, err = pgx.ParseConfig(url + sep + "sslmode=verify-full"); err != nil {
+			return nil, fmt.Errorf("--postgres: %w", err)
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL at %s: %w", cfg.Host, err)
+	}
+	p := &Postgres{conn: conn}
+	version, err := p.Query(ctx, "SELECT current_setting('server_version_num')")
+	if err != nil {
+		return nil, errors.Join(err, p.Close(ctx))
+	}
+	n := 0
+	if _, err := fmt.Sscan(version[0][0], &n); err != nil || n < oldest {
+		return nil, errors.Join(fmt.Errorf("PostgreSQL at %s is of version %d: MERGE came with 15", cfg.Host, n/10000), p.Close(ctx))
+	}
+	return p, nil
+}
+
+// local says that a host is this machine, by its loopback or a socket's folder.
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || ip != nil && ip.IsLoopback()
+}
+
+// Close ends the connection.
+func (p *Postgres) Close(ctx context.Context) error { return p.conn.Close(ctx) }
+
+// Dialect implements Database.
+func (p *Postgres) Dialect() Dialect { return PostgreSQL }
+
+// Run implements Database.
+func (p *Postgres) Run(ctx context.Context, b Batch) error {
+	tx, err := p.conn.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: begin: %w", b.Name, err)
+	}
+	// After a commit it does nothing; its own error says less than the first.
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	for i, s := range b.Statements {
+		sql := s.SQL
+		if s.Copy != nil {
+			sql = "COPY " + s.Copy.Table + " FROM " + s.Copy.From
+			err = copyFiles(ctx, tx, s.Copy)
+		} else {
+			_, err = tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: interrupted, nothing of it was kept: %w", b.Name, ctx.Err())
+		}
+		if err != nil {
+			return &StatementError{Batch: b.Name, Number: i + 1, SQL: sql, Cause: cause(err), Hint: s.Hint}
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("%s: commit: %w", b.Name, err)
+	}
+	return nil
+}
+
+// cause is an error in the server's words, with the detail that names the row.
+func cause(err error) string {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err.Error()
+	}
+	text := pg.Message + " (SQLSTATE " + pg.Code + ")"
+	if pg.Detail != "" {
+		text += ": " + pg.Detail
+	}
+	return text
+}
+
+// copyFiles feeds COPY with the rows of files.
+func copyFiles(ctx context.Context, tx pgx.Tx, c *Copy) error {
+	schema, table, _ := strings.Cut(c.Table, ".")
+	for _, file := range c.Files {
+		if err := file.open(c.columns, func(p *parquet.File) error {
+			next, stop := iter.Pull2(rowsOf(p, c.columns))
+			defer stop()
+			_, err := tx.CopyFrom(ctx, pgx.Identifier{schema, table}, columnNames(c.columns), pgx.CopyFromFunc(func() ([]any, error) {
+				row, err, _ := next()
+				return row, err // nil at the end
+			}))
+			return err
+		}); err != nil {
+			return fmt.Errorf("%s: %w", file.Key, err)
+		}
+	}
+	return nil
+}
+
+// Query implements Database.
+func (p *Postgres) Query(ctx context.Context, sql string) ([][]string, error) {
+	rows, err := p.conn.Query(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out [][]string
+	for rows.Next() {
+		var row []string
+		for _, v := range rows.RawValues() { // text, by the simple protocol
+			row = append(row, string(v))
+		}
+		out = append(out, row)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, errors.New(cause(err))
+	}
+	return out, nil
+}
