@@ -100,5 +100,5 @@ else
 fi
 
 echo
-run_tests -tags "$tags" -run '^TestCloud' ./internal/interop/ "$@"
+run_tests -tags "$tags" -run '^TestCloud' ./internal/interop/ ./cloud/deploy/ "$@"
 account interop-cloud
