@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"regexp"
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -92,6 +93,22 @@ func blockBody(b *uploader.Block) (string, error) {
 }
 
 func blockBodySize(b *uploader.Block) int { return base64.StdEncoding.EncodedLen(len(b.Data)) }
+
+// groupForm is what SQS takes as a message group. SQS API Reference,
+// SendMessageBatchRequestEntry.
+var groupForm = regexp.MustCompile("^[!-~]{1,128}$")
+
+// tenant is the message group on a standard queue. It is the site: there a group
+// makes no order, but has SQS serve the messages of other sites first while one
+// site's backlog takes the consumers. A site's name that SQS does not take as a
+// group is hashed. SQS Developer Guide, "Amazon SQS fair queues".
+func tenant(site string) string {
+	if groupForm.MatchString(site) {
+		return site
+	}
+	sum := sha256.Sum256([]byte(site))
+	return "site-" + hex.EncodeToString(sum[:16])
+}
 
 // groupID keeps one stream's messages in order, and other streams and gateways
 // apart. It is in the characters that SQS allows, whatever the site's name.

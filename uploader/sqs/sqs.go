@@ -138,6 +138,8 @@ func (s *sink) Send(ctx context.Context, blocks []uploader.Block) []error {
 		if s.fifo {
 			e.MessageGroupId = aws.String(groupID(&b.Header))
 			e.MessageDeduplicationId = aws.String(dedupID(b))
+		} else {
+			e.MessageGroupId = aws.String(tenant(b.Header.Site))
 		}
 		at[*e.Id] = i
 		in.Entries = append(in.Entries, e)

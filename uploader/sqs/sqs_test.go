@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -349,6 +350,35 @@ func TestAttributes(t *testing.T) {
 	}
 	if len(got) != 9 {
 		t.Errorf("there are %d attributes; SQS takes 10", len(got))
+	}
+}
+
+// On a standard queue the group is the site, in what SQS takes as a group.
+func TestTheGroupIsTheSite(t *testing.T) {
+	long := strings.Repeat("x", 128)
+	sites := map[string]string{"north": "north", "a!~z": "a!~z", long: long,
+		long + "x": "site-", "Werk Süd": "site-", "two words": "site-"}
+	seen := map[string]bool{}
+	for site, want := range sites {
+		got := tenant(site)
+		if got != want && (want != "site-" || !strings.HasPrefix(got, want)) || seen[got] || len(got) > 128 {
+			t.Errorf("site %q has the group %q, want %q", site, got, want)
+		}
+		seen[got] = true
+	}
+	b := startBench(t, "plant", nil)
+	s := open(t, b.config(t))
+	for i, site := range []string{"north", "Werk Süd"} {
+		bl := sinktest.Opaque(uint64(i + 1))
+		bl.Header.Site = site
+		if err := s.Send(t.Context(), []uploader.Block{bl})[0]; err != nil {
+			t.Fatal(err)
+		}
+		out, err := b.client.ReceiveMessage(t.Context(), &awssqs.ReceiveMessageInput{QueueUrl: &b.url,
+			MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameMessageGroupId}})
+		if err != nil || len(out.Messages) != 1 || out.Messages[0].Attributes["MessageGroupId"] != tenant(site) {
+			t.Errorf("site %q: %+v, %v", site, out, err)
+		}
 	}
 }
 

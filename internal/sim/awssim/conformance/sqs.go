@@ -40,7 +40,7 @@ func SQS(t *testing.T, e Endpoint) {
 		"queues": sqsQueues, "queue attributes": sqsAttributes, "send and receive": sqsSendReceive, "message attributes": sqsMessageAttributes,
 		"batch": sqsBatch, "batch limits": sqsBatchLimits, "empty batch": sqsEmptyBatch, "entry ids": sqsEntryIDs, "sizes": sqsSizes,
 		"attributes count": sqsAttributesCount, "visibility": sqsVisibility, "receive limits": sqsReceiveLimits, "long poll": sqsLongPoll,
-		"delay": sqsDelay, "delete": sqsDelete, "delete again": sqsDeleteAgain, "purge": sqsPurge, "fifo": sqsFIFO, "dead letters": sqsDeadLetters,
+		"delay": sqsDelay, "delete": sqsDelete, "delete again": sqsDeleteAgain, "purge": sqsPurge, "groups": sqsGroups, "fifo": sqsFIFO, "dead letters": sqsDeadLetters,
 		"missing queue": sqsMissing,
 	} {
 		e.run(t, name, func(t *testing.T) {
@@ -370,6 +370,21 @@ func sqsPurge(t sqsTest) {
 		t.Fatal(err)
 	}
 	t.want("after a purge", t.receive(30, 1))
+}
+
+// sqsGroups: on a standard queue a group is a name and makes no order. SQS API
+// Reference, SendMessage, MessageGroupId.
+func sqsGroups(t sqsTest) {
+	for _, body := range []string{"a", "b"} {
+		if _, err := t.c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: t.queue, MessageBody: &body, MessageGroupId: aws.String("north!~")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := t.receive(30, 1)
+	if len(first) == 1 { // the other one comes while it is in flight
+		first = append(first, t.receive(30, 1)...)
+	}
+	t.want("of one group", first, "a", "b")
 }
 
 func sqsFIFO(t sqsTest) {
