@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 	thisWeek, _ := strings.CutPrefix(weektable.Table("p", time.Now()), "p-samples-")
 	old := time.Now().AddDate(0, 0, -400)
+	_, monday, _ := weektable.ParseTable(weektable.Table("p", time.Now()))
 	oldWeek, _ := strings.CutPrefix(weektable.Table("p", old), "p-samples-")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
@@ -55,6 +56,7 @@ func TestScripts(t *testing.T) {
 			for name, value := range map[string]string{
 				"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true",
 				"DB": server.URL(awssim.ServiceDynamoDB), "QUEUES": server.QueueURL(""), "WEEK": thisWeek, "OLD": oldWeek,
+				"MONDAY": monday.Format(time.DateOnly),
 			} {
 				e.Setenv(name, value)
 			}
@@ -73,6 +75,7 @@ func TestScripts(t *testing.T) {
 			},
 			"waitempty":  func(ts *testscript.TestScript, _ bool, args []string) { waitCount(ts, args[0], 0) },
 			"oldtable":   func(ts *testscript.TestScript, _ bool, args []string) { oldTable(ts, args[0], old) },
+			"told":       func(ts *testscript.TestScript, _ bool, args []string) { told(ts, args[0]) },
 			"archivedas": func(ts *testscript.TestScript, _ bool, args []string) { archivedAs(ts, args[0], args[1]) },
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",

@@ -40,10 +40,14 @@ type Meter struct {
 // New makes a meter for total bytes that are read, 0 where that is not known.
 // what names the command in its lines.
 func New(out io.Writer, what string, total int64, c clock.Clock) *Meter {
-	f, ok := out.(*os.File)
 	now := c.Now()
-	return &Meter{out: out, what: what, phase: "read", total: total, clock: c, began: now, said: now,
-		inPlace: ok && term.IsTerminal(int(f.Fd()))}
+	return &Meter{out: out, what: what, phase: "read", total: total, clock: c, began: now, said: now, inPlace: Terminal(out)}
+}
+
+// Terminal reports whether what is written is seen on a terminal.
+func Terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // Phase begins to count anew: total of a unit, as in "samples", or bytes where
