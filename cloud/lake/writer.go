@@ -97,6 +97,16 @@ func (w *Writer) flush() error {
 	return nil
 }
 
+// Flush ends the row group, so that all rows so far have gone to what is
+// beneath. It is for who wants smaller ones than the writer makes by itself.
+func (w *Writer) Flush() error {
+	if err := w.flush(); err != nil || w.group == 0 {
+		return err
+	}
+	w.group, w.size = 0, 0
+	return w.w.Flush()
+}
+
 // Rows is how many rows were written.
 func (w *Writer) Rows() int64 { return w.total }
 

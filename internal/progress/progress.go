@@ -91,12 +91,20 @@ func (m *Meter) text(now time.Time) string {
 	if m.unit == "" {
 		head += fmt.Sprintf(", %s/s", bytesize.Size(rate))
 	} else {
-		head += fmt.Sprintf(", %.3g/s", rate)
+		head += fmt.Sprintf(", %.*f/s", decimals(rate), rate)
 	}
 	if left := m.total - m.done; m.total > 0 && left > 0 && rate > 0 {
 		head += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
 	}
 	return head
+}
+
+// decimals is how many make a rate readable.
+func decimals(rate float64) int {
+	if rate < 100 {
+		return 1
+	}
+	return 0
 }
 
 // amount is n with its unit.

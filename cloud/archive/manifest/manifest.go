@@ -27,6 +27,9 @@ import (
 // Version is the version of the form. A reader refuses any other.
 const Version = 1
 
+// ErrVersion says that a manifest is of a newer form than this program reads.
+var ErrVersion = errors.New("a newer version")
+
 // maxBytes bounds a manifest that is read.
 const maxBytes = 256 << 20
 
@@ -47,6 +50,21 @@ type Manifest struct {
 	Late []string `json:"late,omitempty"`
 	// Files are the archive's own, which hold all of it.
 	Files []File `json:"files"`
+	// Days say of each site's days of UTC what their files were made of, so that
+	// another run leaves alone what has not changed. In order of site and date.
+	Days []Day `json:"days,omitempty"`
+}
+
+// Day is what was archived of one site's samples of one day of UTC.
+type Day struct {
+	Site       string `json:"site"`
+	Date       string `json:"date"` // as in 2026-11-28
+	Blocks     int64  `json:"blocks"`
+	Rows       int64  `json:"rows"`
+	Duplicates int64  `json:"duplicates"` // samples left out, since they are among the rows already
+	// Hash is over the digests (Digest) of the blocks that have samples of the day,
+	// in ascending order.
+	Hash string `json:"hash"`
 }
 
 // Stream is what was archived of one partition of the table.
@@ -95,6 +113,12 @@ func Read(ctx context.Context, place objects.Place, table string) (*Manifest, er
 		return nil, fmt.Errorf("it has more than %d bytes", maxBytes)
 	}
 	m := &Manifest{}
+	// A newer form may have fields that this one has not.
+	if err := json.Unmarshal(text, &struct {
+		Version *int `json:"version"`
+	}{&m.Version}); err == nil && m.Version > Version {
+		return nil, fmt.Errorf("%w: its version is %d, and this program reads %d", ErrVersion, m.Version, Version)
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(m); err != nil {
@@ -164,7 +188,12 @@ func (s *Sum) Add(pk, sk string, checksum uint32, samples int) {
 		s.streams[pk] = one
 	}
 	one.samples += int64(samples)
-	one.digests = append(one.digests, sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%08x", pk, sk, checksum)))
+	one.digests = append(one.digests, Digest(pk, sk, checksum))
+}
+
+// Digest is an item's digest: see Sum.
+func Digest(pk, sk string, checksum uint32) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%08x", pk, sk, checksum))
 }
 
 // Streams returns the streams by name.
