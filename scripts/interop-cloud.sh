@@ -9,6 +9,8 @@
 #   dynalite                npm; DynamoDB
 #   PySpark                 PyPI; runs the analysis as EMR Serverless would
 #   PostgreSQL              Debian, by apt-get download, or the one on this machine; runs Redshift's SQL
+#   JDBC for PostgreSQL     Maven Central; reads the warehouse's views
+#   sqlfluff                PyPI; its grammar of Redshift reads the warehouse's statements
 #   cfn-lint                PyPI; checks cloud/deploy/template.yaml
 #   DuckDB                  the Go module proxy, linked by cgo: a C compiler is needed
 #
@@ -20,7 +22,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/interop-common.sh
 . scripts/interop-common.sh
 
-install_aws() { install_venv "$1" && "$1/bin/moto_server" --help && "$1/bin/cfn-lint" --version; }
+install_aws() { install_venv "$1" && "$1/bin/moto_server" --help && "$1/bin/cfn-lint" --version && "$1/bin/sqlfluff" --version; }
 install_spark() { install_venv "$1" && "$1/bin/python" -c 'import pyspark'; }
 
 install_node() {
@@ -54,6 +56,11 @@ find_postgres() {
 
 add_elasticmq
 add_dynamodb
+if ! have java || ! have mvn; then
+	excused+=("jdbc: java and mvn are needed")
+elif install jdbc "$(version_in jdbc)" install_jars; then
+	export MILLRACE_INTEROP_JDBC=$cache/jdbc
+fi
 
 if have npm && have node && [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -ge 20 ]; then
 	if install node "$(sed -n 's/^ *"\(dynalite\|fauxqs\)": "\(.*\)",\{0,1\}$/\1 \2/p' "$servers/node.package.json" | paste -sd ' ')" install_node; then
@@ -65,7 +72,7 @@ fi
 
 if [ -n "$python" ]; then
 	if install aws "$(required_in aws)" install_aws; then
-		export MILLRACE_INTEROP_MOTO=$cache/aws/bin/moto_server MILLRACE_INTEROP_CFNLINT=$cache/aws/bin/cfn-lint
+		export MILLRACE_INTEROP_MOTO=$cache/aws/bin/moto_server MILLRACE_INTEROP_CFNLINT=$cache/aws/bin/cfn-lint MILLRACE_INTEROP_SQLFLUFF=$cache/aws/bin/sqlfluff
 	fi
 	if ! have java; then
 		excused+=("spark: java is needed")
@@ -77,7 +84,7 @@ if [ -n "$python" ]; then
 		done
 	fi
 else
-	excused+=("moto: there is no python3" "cfnlint: there is no python3" "spark: there is no python3")
+	excused+=("moto: there is no python3" "cfnlint: there is no python3" "sqlfluff: there is no python3" "spark: there is no python3")
 fi
 
 if postgres=$(find_postgres /usr/lib/postgresql); then

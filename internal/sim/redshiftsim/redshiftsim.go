@@ -25,6 +25,9 @@ type Options struct {
 	// Query answers a statement that is run alone. Values are string, int64,
 	// float64, bool or nil.
 	Query func(sql string) ([][]any, error)
+	// Steps is how many states a statement passes through before its last: 1 is
+	// SUBMITTED, 2 also PICKED, 3 also STARTED, which is meant by 0.
+	Steps int
 	// PageRows is how many rows a page of a result has; 1000 where it is 0.
 	PageRows int
 }
@@ -56,7 +59,7 @@ type statement struct {
 	body            map[string]any
 	sqls            []string
 	batch           bool
-	step            int // through steps
+	step, last      int // through steps, and how many of them
 	failed          int
 	cause           string
 	rows            [][]any
@@ -70,6 +73,9 @@ func steps() []string { return []string{"SUBMITTED", "PICKED", "STARTED"} }
 func Start(o Options) (*Server, error) {
 	if o.PageRows == 0 {
 		o.PageRows = 1000
+	}
+	if o.Steps == 0 {
+		o.Steps = len(steps())
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -196,7 +202,7 @@ func (s *Server) execute(body map[string]any) (any, *failure) {
 			return map[string]any{"Id": st.id}, nil
 		}
 	}
-	st := &statement{id: fmt.Sprintf("d9b6c0c9-0747-4bf4-b142-%012d", len(s.statements)), token: token, body: body, aborted: s.abort}
+	st := &statement{id: fmt.Sprintf("d9b6c0c9-0747-4bf4-b142-%012d", len(s.statements)), token: token, body: body, last: s.options.Steps, aborted: s.abort}
 	st.name, _ = body["StatementName"].(string)
 	if sql, alone := body["Sql"].(string); alone {
 		st.sqls = []string{sql}

@@ -9,7 +9,7 @@ import (
 
 func (st *statement) status() string {
 	switch {
-	case st.step < len(steps()):
+	case st.step < st.last:
 		return steps()[st.step]
 	case st.aborted:
 		return "ABORTED"
@@ -22,7 +22,7 @@ func (st *statement) status() string {
 // describe answers DescribeStatement, and lets the statement go a step on.
 func (st *statement) describe() any {
 	status := st.status()
-	st.step = min(st.step+1, len(steps()))
+	st.step = min(st.step+1, st.last)
 	out := map[string]any{"Id": st.id, "Status": status, "HasResultSet": !st.batch}
 	if status == "FAILED" {
 		out["Error"] = st.cause
