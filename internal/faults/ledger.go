@@ -334,6 +334,20 @@ func (l *Ledger) refused() bool {
 	return false
 }
 
+// lost reports whether a gap record declares blocks of a stream lost.
+func (l *Ledger) lost(stream string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.sinks {
+		for _, g := range a.gaps {
+			if g.Stream == stream {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (l *Ledger) checkSink(name string, may Loss, held map[Key]bool, seqs map[string]map[uint64]bool) {
 	a := l.sinks[name]
 	var declared uint64
