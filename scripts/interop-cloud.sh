@@ -108,4 +108,6 @@ fi
 
 echo
 run_tests -tags "$tags" -run '^TestCloud' ./internal/interop/ ./cloud/deploy/ "$@"
+# The analysis' own tests, which make test leaves out for want of DuckDB.
+[ "$tags" = interop ] || [ $# -gt 0 ] || run_tests -tags duckdb ./cloud/analysis/...
 account interop-cloud

@@ -4,10 +4,9 @@ package interop
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,13 +14,17 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
-	"millrace/cloud/archive/manifest"
+	"millrace/cloud/archive"
 	cloudaudit "millrace/cloud/audit"
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
+	"millrace/cloud/format"
 	"millrace/cloud/objects"
+	"millrace/cloud/query"
 	"millrace/cloud/tables"
 	"millrace/cloud/worker"
 	"millrace/internal/backoff"
+	"millrace/internal/clock"
 	"millrace/sample"
 	"millrace/sample/block"
 	"millrace/sample/ledger/audit"
@@ -58,7 +61,8 @@ func realBlocks(t *testing.T, n int, from time.Time) (out []uploader.Block) {
 // TestCloudWorkerTablesAudit runs the cloud half on servers that no one here
 // wrote, each stand-in of SQS and each of DynamoDB at least once: tables are
 // made, blocks go through the queue into them, poison to the dead letters, the
-// audit balances, and the table is retired once it is proved to be archived.
+// audit balances, query finds each sample, the week is archived to Parquet, and
+// its table is retired once that is proved; query finds the same then.
 func TestCloudWorkerTablesAudit(t *testing.T) {
 	folder := func(t *testing.T) objects.Place {
 		place, err := objects.Parse(t.TempDir(), func() (*s3.Client, error) { return nil, errors.New("no S3") })
@@ -144,27 +148,31 @@ func cloudHalf(t *testing.T, broker, db string, place objects.Place) {
 		t.Errorf("%+v", report)
 	}
 
-	// A year on, archived.
+	inTables := samplesOf(t, query.Store{Prefix: "plant", Tables: connect.DynamoDB(cfg, s), Catalogue: &catalogue.Store{DB: connect.DynamoDB(cfg, s), Prefix: "plant"}}, list)
+	if inTables != 2500 {
+		t.Errorf("query finds %d samples of 2500 in the tables", inTables)
+	}
+
+	// Archived, and a year on retired; what was sent is in the archive then.
 	name := weektable.Table("plant", began)
-	sum := manifest.NewSum()
+	week := strings.TrimPrefix(name, "plant-samples-")
+	report, err := archive.Run(t.Context(), archive.Options{DB: connect.DynamoDB(cfg, s), Place: place, Prefix: "plant", Week: week, Dir: t.TempDir(),
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Clock: clock.System{}, Sleep: backoff.Sleep})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofWeek := int64(0)
 	for i := range list {
-		crc := weektable.Checksum(list[i].Data)
-		pk, sk := weektable.Keys(&list[i].Header, crc)
 		if weektable.Table("plant", time.Unix(0, list[i].Header.First)) == name {
-			sum.Add(pk, sk, crc, list[i].Header.Count)
+			ofWeek += int64(list[i].Header.Count)
 		}
 	}
-	hash := sha256.Sum256([]byte("rows"))
-	if err := place.Put(t.Context(), "part-0.parquet", []byte("rows")); err != nil {
-		t.Fatal(err)
-	}
-	man := manifest.New(name, time.Now(), sum, []manifest.File{{Key: "part-0.parquet", Bytes: 4, SHA256: hex.EncodeToString(hash[:])}}, nil)
-	if err := manifest.Write(t.Context(), place, man); err != nil {
-		t.Fatal(err)
+	if report.Samples != ofWeek || report.Rows != ofWeek || report.Duplicates != 0 {
+		t.Errorf("%d samples in the week: %+v", ofWeek, report)
 	}
 	m.Now = began.AddDate(1, 0, 0)
 	const retention = 4 * 7 * 24 * time.Hour
-	proof, err := m.Retire(t.Context(), place, man.Week, retention, false, nil)
+	proof, err := m.Retire(t.Context(), place, week, retention, false, nil)
 	if err != nil || !proof.Deleted {
 		t.Fatalf("%+v, %v", proof, err)
 	}
@@ -172,4 +180,27 @@ func cloudHalf(t *testing.T, broker, db string, place objects.Place) {
 	if err != nil || len(rows) != 2 {
 		t.Errorf("%+v, %v", rows, err)
 	}
+	if n := samplesOf(t, query.Store{Prefix: "plant", Archive: place}, list); n != ofWeek {
+		t.Errorf("query finds %d samples of %d in the archive", n, ofWeek)
+	}
+}
+
+// samplesOf asks for all samples that the blocks hold and counts them; each has
+// to have its value.
+func samplesOf(t *testing.T, store query.Store, list []uploader.Block) (n int64) {
+	t.Helper()
+	first, last := list[0].Header.First, list[len(list)-1].Header.Last
+	_, err := query.Run(t.Context(), store, query.Request{Tags: []string{"north/meter/power"}, From: time.Unix(0, first), To: time.Unix(0, last+1),
+		Problem: func(line string) { t.Error(line) },
+		Sample: func(r *format.Row) error {
+			if v, _ := r.Value.Number(); v != float64(n%100) {
+				t.Errorf("sample %d is %v", n, v)
+			}
+			n++
+			return nil
+		}})
+	if err != nil {
+		t.Error(err)
+	}
+	return n
 }
