@@ -24,12 +24,13 @@ import (
 )
 
 const (
-	ahead      = 24 * time.Hour // as weektable.Place has it: a clock beyond is not to be believed
-	maxRecord  = 300 << 10      // bytes of a record, well below an item's 400 KiB
-	maxText    = 4 << 10        // bytes of a newest reading's text
-	maxNewest  = 100_000        // tags whose version is remembered
-	atOnce     = 8              // conditional puts under way
-	maxSkipped = 5              // records that are named
+	ahead       = 24 * time.Hour   // as weektable.Place has it: a clock beyond is not to be believed
+	maxRecord   = 300 << 10        // bytes of a record, well below an item's 400 KiB
+	maxText     = 4 << 10          // bytes of a newest reading's text
+	maxNewest   = 100_000          // tags whose version is remembered
+	atOnce      = 8                // conditional puts under way
+	callTimeout = 30 * time.Second // of one request
+	maxSkipped  = 5                // records that are named
 )
 
 // UnreadableError says what of a block could not be taken: for good, since its
@@ -50,6 +51,15 @@ func (e *UnreadableError) note(err error) {
 		e.What = append(e.What, err.Error())
 	}
 }
+
+// WriteError is a table that could not be written.
+type WriteError struct {
+	Table string
+	Err   error
+}
+
+func (e *WriteError) Error() string { return fmt.Sprintf("write table %s: %v", e.Table, e.Err) }
+func (e *WriteError) Unwrap() error { return e.Err }
 
 // Take brings a block's records into the tables: those of a system stream into
 // the catalogue and the gaps, the readings of any other into the newest ones as
@@ -284,13 +294,16 @@ func (b *Batch) Write(ctx context.Context) error {
 // writeGroup puts items by one request.
 func (b *Batch) writeGroup(ctx context.Context, group []string) error {
 	in := map[string][]types.WriteRequest{}
+	first := b.pending[group[0]].table
 	for _, key := range group {
 		p := b.pending[key]
 		in[p.table] = append(in[p.table], types.WriteRequest{PutRequest: &types.PutRequest{Item: p.item}})
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	out, err := b.s.DB.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: in})
 	if err != nil {
-		return fmt.Errorf("write %s: %w", b.pending[group[0]].table, err)
+		return &WriteError{first, err}
 	}
 	left := map[string]bool{}
 	for table, list := range out.UnprocessedItems {
@@ -306,7 +319,7 @@ func (b *Batch) writeGroup(ctx context.Context, group []string) error {
 		}
 	}
 	if len(left) > 0 {
-		return &types.ProvisionedThroughputExceededException{Message: new(fmt.Sprintf("%d items were not processed", len(left)))}
+		return &WriteError{first, &types.ProvisionedThroughputExceededException{Message: new(fmt.Sprintf("%d items were not processed", len(left)))}}
 	}
 	return nil
 }
@@ -352,6 +365,8 @@ func (b *Batch) writeNewer(ctx context.Context, list []string) error {
 
 // putNewer puts an item unless one is there that is as new.
 func (s *Store) putNewer(ctx context.Context, p *put) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	condition := "attribute_not_exists(#v) OR #v < :v"
 	_, err := s.DB.PutItem(ctx, &dynamodb.PutItemInput{TableName: &p.table, Item: p.item, ConditionExpression: &condition,
 		ExpressionAttributeNames:            map[string]string{"#v": attrVersion},
@@ -363,7 +378,7 @@ func (s *Store) putNewer(ctx context.Context, p *put) error {
 		there, err = max(there, textOf(newer.Item, attrVersion)), nil
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", p.table, err)
+		return &WriteError{p.table, err}
 	}
 	if p.tag != "" {
 		s.learn(p.tag, there)

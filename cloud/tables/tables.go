@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/internal/weekitem"
 	"millrace/sample/weektable"
@@ -64,14 +65,16 @@ type Made struct {
 	New   bool
 }
 
-// Ensure makes the tables of this week and of as many as ahead after it, and the
-// one of blocks that cannot be placed, and waits until all are ACTIVE. It leaves
-// tables that exist as they are.
+// Ensure makes the tables of this week and of as many as ahead after it, the one
+// of blocks that cannot be placed, and those of the catalogue, the gaps and the
+// newest readings, and waits until all are ACTIVE. It leaves tables that exist as
+// they are.
 func (m *Manager) Ensure(ctx context.Context, s Settings, ahead int) ([]Made, error) {
 	names := []string{weektable.Unplaced(m.Prefix)}
 	for i := range ahead + 1 {
 		names = append(names, weektable.Table(m.Prefix, m.Now.Add(time.Duration(i)*week)))
 	}
+	names = append(names, catalogue.Tables(m.Prefix)...)
 	var out []Made
 	for _, name := range names {
 		t, err := m.describe(ctx, name)
@@ -123,11 +126,13 @@ func explain(op, table string, err error) error {
 // create asks for a table. One that somebody else makes at this moment is as good.
 func (m *Manager) create(ctx context.Context, name string, s Settings) error {
 	keys, attributes := weekitem.Keys()
+	// All others take little, and are on demand.
+	_, _, ofWeek := weektable.ParseTable(name)
 	in := &dynamodb.CreateTableInput{TableName: &name, KeySchema: keys, AttributeDefinitions: attributes, BillingMode: types.BillingModePayPerRequest}
-	if s.Provisioned && name != weektable.Unplaced(m.Prefix) {
+	if s.Provisioned && ofWeek {
 		in.BillingMode = types.BillingModeProvisioned
 		in.ProvisionedThroughput = &types.ProvisionedThroughput{ReadCapacityUnits: &s.Read, WriteCapacityUnits: &s.Write}
-	} else if name != weektable.Unplaced(m.Prefix) && (s.WarmRead > 0 || s.WarmWrite > 0) {
+	} else if ofWeek && (s.WarmRead > 0 || s.WarmWrite > 0) {
 		in.WarmThroughput = &types.WarmThroughput{}
 		if s.WarmRead > 0 {
 			in.WarmThroughput.ReadUnitsPerSecond = &s.WarmRead
@@ -136,7 +141,7 @@ func (m *Manager) create(ctx context.Context, name string, s Settings) error {
 			in.WarmThroughput.WriteUnitsPerSecond = &s.WarmWrite
 		}
 	}
-	if s.Infrequent {
+	if s.Infrequent && !slices.Contains(catalogue.Tables(m.Prefix), name) { // those are read all the time
 		in.TableClass = types.TableClassStandardInfrequentAccess
 	}
 	if s.Protected {
@@ -185,13 +190,13 @@ type Row struct {
 	Class      string `json:"class"`
 	Protected  bool   `json:"protected"`
 	// Age is since the end of the table's week, negative while it lasts; 0 for
-	// the table of blocks that cannot be placed.
+	// tables that are of no week.
 	Age time.Duration `json:"-"`
 	// AgeDays is Age in days.
 	AgeDays float64 `json:"age_days"`
 }
 
-// List returns the tables of the prefix, oldest week first.
+// List returns the tables of the prefix by name, so the weeks oldest first.
 func (m *Manager) List(ctx context.Context) ([]Row, error) {
 	var names []string
 	in := &dynamodb.ListTablesInput{}
@@ -201,7 +206,7 @@ func (m *Manager) List(ctx context.Context) ([]Row, error) {
 			return nil, fmt.Errorf("list tables: %s", connect.Brief(err))
 		}
 		for _, name := range out.TableNames {
-			if prefix, _, ok := weektable.ParseTable(name); ok && prefix == m.Prefix || name == weektable.Unplaced(m.Prefix) {
+			if prefix, _, ok := weektable.ParseTable(name); ok && prefix == m.Prefix || name == weektable.Unplaced(m.Prefix) || slices.Contains(catalogue.Tables(m.Prefix), name) {
 				names = append(names, name)
 			}
 		}

@@ -77,7 +77,7 @@ func TestEnsure(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond)
 	s := Settings{WarmWrite: 8000, Infrequent: true, Protected: true, Tags: map[string]string{"plant": "north"}}
 	made, err := r.Ensure(t.Context(), s, 1)
-	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced true} {plant-samples-2026-w48 true} {plant-samples-2026-w49 true}]" {
+	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced true} {plant-samples-2026-w48 true} {plant-samples-2026-w49 true} {plant-catalogue true} {plant-gaps true} {plant-latest true}]" {
 		t.Fatal(made, err)
 	}
 	if len(r.waits) == 0 {
@@ -96,17 +96,20 @@ func TestEnsure(t *testing.T) {
 	// Again, a week later, with other settings: what is there stays as it is.
 	r.Now = now.Add(week)
 	made, err = r.Ensure(t.Context(), Settings{Provisioned: true, Read: 5, Write: 50}, 1)
-	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced false} {plant-samples-2026-w49 false} {plant-samples-2026-w50 true}]" {
+	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced false} {plant-samples-2026-w49 false} {plant-samples-2026-w50 true} {plant-catalogue false} {plant-gaps false} {plant-latest false}]" {
 		t.Fatal(made, err)
 	}
 	if d := r.describeTable(t, "plant-samples-2026-w50"); aws.ToInt64(d.ProvisionedThroughput.WriteCapacityUnits) != 50 || d.BillingModeSummary != nil {
 		t.Errorf("%+v", d)
 	}
 	rows, err := r.List(t.Context())
-	if err != nil || len(rows) != 4 {
+	if err != nil || len(rows) != 7 {
 		t.Fatal(rows, err)
 	}
-	if rows[0].Table != "plant-samples-2026-w48" || rows[0].Age != 5*24*time.Hour+12*time.Hour || rows[0].Billing != "on_demand" || rows[0].Class != "infrequent" || !rows[0].Protected ||
+	if rows[0].Table != "plant-catalogue" || rows[0].Age != 0 || rows[0].Billing != "on_demand" || rows[0].Class != "standard" || !rows[0].Protected || rows[2].Table != "plant-latest" {
+		t.Errorf("%+v", rows)
+	}
+	if rows = rows[3:]; rows[0].Table != "plant-samples-2026-w48" || rows[0].Age != 5*24*time.Hour+12*time.Hour || rows[0].Billing != "on_demand" || rows[0].Class != "infrequent" || !rows[0].Protected ||
 		rows[2].Billing != "provisioned" || rows[2].WriteUnits != 50 || rows[2].Age > 0 || rows[3].Table != "plant-samples-unplaced" || rows[3].Age != 0 {
 		t.Errorf("%+v", rows)
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/internal/bench/codec"
 	"millrace/internal/weekitem"
@@ -173,6 +174,7 @@ func (e *instant) work(t testing.TB, workers, concurrency int) time.Duration {
 		}
 		o := options(&book{})
 		o.QueueURL, o.DeadLetterURL, o.Concurrency = e.URL+"/000000000000/plant", "", concurrency
+		o.Records = &catalogue.Store{DB: connect.DynamoDB(cfg, s), Prefix: o.Prefix}
 		w, err := New(o, connect.SQS(cfg, o.QueueURL), connect.DynamoDB(cfg, s))
 		if err != nil {
 			t.Fatal(err)

@@ -26,6 +26,8 @@ type batch struct {
 	held      bool    // a table is missing, or takes nothing at all
 	settled   int     // messages whose blocks are where they belong
 	back      []aside // what is not to be deleted
+	// told are blocks that are where they belong, and whose records are not yet.
+	told []*parcel
 }
 
 // aside is a message that comes again after a time.
@@ -67,6 +69,7 @@ func (w *Worker) handle(stop, work context.Context, list []types.Message) (slowe
 	for _, name := range order {
 		b.store(stop, work, name, tables[name])
 	}
+	b.takeRecords(stop, work)
 	// Blocks that are held must not slow those beside them.
 	return b.throttled || b.held && b.settled == 0
 }
@@ -103,7 +106,7 @@ func (b *batch) store(stop, work context.Context, table string, list []*parcel) 
 					delete(left, key)
 				}
 			}
-			b.delete(work, done)
+			b.settle(work, done)
 			if len(left) == 0 {
 				return
 			}
@@ -247,7 +250,7 @@ func (b *batch) late(stop, work context.Context, list []*parcel) {
 			if err == nil {
 				w.counts.late.Add(1)
 				w.counts.samples.Add(uint64(p.header.Count))
-				b.delete(work, []*parcel{p})
+				b.settle(work, []*parcel{p})
 				break
 			}
 			if work.Err() == nil && w.say.now("late") {

@@ -20,10 +20,11 @@ type Counts struct {
 	Held      uint64 // blocks put aside, since their table is missing or refuses all
 	Returned  uint64 // messages given back to the queue
 	Throttled uint64 // answers that asked for less
+	Records   uint64 // catalogue and gap records and newest readings brought to their tables
 }
 
 type counters struct {
-	received, stored, late, samples, bytes, poison, held, returned, throttled atomic.Uint64
+	received, stored, late, samples, bytes, poison, held, returned, throttled, records atomic.Uint64
 }
 
 // take counts a block that a table has acknowledged.
@@ -35,7 +36,7 @@ func (c *counters) take(p *parcel) {
 
 func (c *counters) read() Counts {
 	return Counts{c.received.Load(), c.stored.Load(), c.late.Load(), c.samples.Load(), c.bytes.Load(), c.poison.Load(), c.held.Load(),
-		c.returned.Load(), c.throttled.Load()}
+		c.returned.Load(), c.throttled.Load(), c.records.Load()}
 }
 
 // Counts returns what the worker has done so far.
@@ -44,7 +45,7 @@ func (w *Worker) Counts() Counts { return w.counts.read() }
 // status is the fields of a line: totals, and the rate since an earlier count.
 func (w *Worker) status(now, before Counts, over time.Duration) []any {
 	out := []any{"received", now.Received, "stored", now.Stored, "samples", now.Samples, "bytes", now.Bytes, "late", now.Late, "poison", now.Poison,
-		"held", now.Held, "returned", now.Returned, "throttled", now.Throttled}
+		"held", now.Held, "returned", now.Returned, "throttled", now.Throttled, "records", now.Records}
 	if over > 0 {
 		out = append(out, "samples_per_second", math.Round(float64(now.Samples-before.Samples)/over.Seconds()))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/internal/backoff"
@@ -59,7 +60,10 @@ type Options struct {
 	Late objects.Place
 	// Retired tells whether a week's table was retired; may be nil. It is asked
 	// only when a table is missing.
-	Retired     func(ctx context.Context, table string) (bool, error)
+	Retired func(ctx context.Context, table string) (bool, error)
+	// Records is where the records of system streams go, and the newest readings
+	// that it is set to keep, before a block's message is deleted; may be nil.
+	Records     *catalogue.Store
 	Concurrency int           // batches under way at once
 	Visibility  time.Duration // for how long a batch is ours; extended while it is under way
 	Wait        time.Duration // of a receive for a first message, at most 20 s

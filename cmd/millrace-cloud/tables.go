@@ -25,9 +25,10 @@ var tablesCommand = command.Command{
 	Name: "tables", Summary: "make, list, dial down and retire the week tables",
 	Usage: "ensure|list|dial|retire WEEK [flags]",
 	Help: `
-ensure  makes the tables of this week and the next (--ahead) and the one of blocks
-        that cannot be placed, and waits until they are ACTIVE. Tables that exist
-        stay as they are. Run it every day.
+ensure  makes the tables of this week and the next (--ahead), the one of blocks
+        that cannot be placed, and those of the catalogue, the gaps and the newest
+        readings, and waits until they are ACTIVE. Tables that exist stay as they
+        are. Run it every day.
 list    shows each table: state, items, bytes, age, billing. Items and bytes are
         DynamoDB's own, up to six hours old.
 dial    turns the provisioned writes of weeks that are over down to --to units. It

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"millrace/cloud/archive/manifest"
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/cloud/worker"
@@ -33,6 +34,12 @@ the dead-letter queue with the reason in its attribute millrace_reason. A block
 that is older than the retention, or whose week was retired, goes to --late, for
 the next archive run. A block whose table is missing waits in the queue: run
 ` + "`millrace-cloud tables ensure`" + ` every day.
+
+What a gateway says of its tags and of its losses goes into the tables
+PREFIX-catalogue and PREFIX-gaps as well, before the message is deleted. With
+--latest each tag's newest reading is kept in PREFIX-latest, for dashboards. That
+costs a write unit for each tag and batch, and each block is decoded for it: choose
+the tags, as in --latest='north/*/power', which may be given again.
 
 Credentials come from the environment, ~/.aws, or the instance's or container's
 role; docs/cloud.md has the policy. Exit codes: 0 after a signal or a Spot notice,
@@ -57,6 +64,25 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
+// patterns is the flag --latest: all tags where it stands alone, or those of a
+// pattern.
+type patterns []string
+
+func (p *patterns) String() string   { return strings.Join(*p, ",") }
+func (p *patterns) IsBoolFlag() bool { return true }
+
+func (p *patterns) Set(s string) error {
+	switch s {
+	case "true":
+		s = "*"
+	case "false":
+		*p = nil
+		return nil
+	}
+	*p = append(*p, s)
+	return nil
+}
+
 func runWorker(ctx context.Context, c *command.Call) error {
 	o := worker.NewOptions()
 	c.Flags.StringVar(&o.QueueURL, "queue-url", "", "the queue's `URL`")
@@ -66,6 +92,8 @@ func runWorker(ctx context.Context, c *command.Call) error {
 	c.Flags.Var(&sites, "site", "take blocks of this `site`; may be given again (default all)")
 	weeks := c.Flags.Int("retention-weeks", 53, "how old a block may be to go to its week's table; 0 is no bound")
 	late := c.Flags.String("late", "", "`s3://bucket/prefix` or folder of the archive, for blocks whose table is gone (default: the table of unplaced blocks)")
+	var latest patterns
+	c.Flags.Var(&latest, "latest", "keep each tag's newest reading; --latest=`PATTERN` of the tags that fit, with * for any characters; may be given again")
 	c.Flags.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "batches of 10 messages under way at once, 1 to 16")
 	c.Flags.DurationVar(&o.Visibility, "visibility", o.Visibility, "for how long messages are kept from other workers; extended while they are under way")
 	spot := c.Flags.Bool("spot", true, "look for a Spot notice in the instance's metadata")
@@ -82,6 +110,11 @@ func runWorker(ctx context.Context, c *command.Call) error {
 		return command.Usagef("--queue-url is missing")
 	case *weeks < 0 || *weeks > 10_000:
 		return command.Usagef("--retention-weeks %d is out of range: 0 to 10000", *weeks)
+	}
+	for _, pattern := range latest {
+		if err := catalogue.CheckPattern(pattern); err != nil {
+			return command.Usagef("--latest: %w", err)
+		}
 	}
 	var err error
 	if o.Log, err = logger(c.Stderr, *format); err != nil {
@@ -106,7 +139,9 @@ func runWorker(ctx context.Context, c *command.Call) error {
 	if *spot {
 		o.Spot = &worker.Spot{Base: *metadata, Every: 5 * time.Second}
 	}
-	w, err := worker.New(o, connect.SQS(cfg, o.QueueURL), connect.DynamoDB(cfg, s))
+	db := connect.DynamoDB(cfg, s)
+	o.Records = &catalogue.Store{DB: db, Prefix: o.Prefix, LatestOf: latest}
+	w, err := worker.New(o, connect.SQS(cfg, o.QueueURL), db)
 	if err != nil {
 		return command.Coded(command.ExitUsage, err)
 	}
