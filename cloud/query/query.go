@@ -77,6 +77,8 @@ func (q Quality) takes(s sample.Quality) bool {
 type Request struct {
 	// Tags are full names, or patterns in which * stands for any characters.
 	Tags []string
+	// Wanted restricts them further; nil takes all.
+	Wanted func(tag string) bool
 	// From and To bound the primary time: From is taken, To is not. Both are set.
 	From, To time.Time
 	Quality  Quality

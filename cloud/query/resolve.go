@@ -38,7 +38,7 @@ func (t *weekTables) tags(ctx context.Context) ([]Tag, error) {
 			continue
 		}
 		n := 0
-		err := lookUp(ctx, t.store.Catalogue, pattern, func(e *catalogue.Entry) error {
+		err := lookUp(ctx, t.store.Catalogue, pattern, t.Wanted, func(e *catalogue.Entry) error {
 			n++
 			add(e)
 			return nil
@@ -184,7 +184,7 @@ func systemTag(tag string) (site, gateway string, ok bool) {
 }
 
 // lookUp finds the catalogue's entries of a tag or pattern.
-func lookUp(ctx context.Context, c Catalogue, pattern string, fn func(*catalogue.Entry) error) error {
+func lookUp(ctx context.Context, c Catalogue, pattern string, wanted func(string) bool, fn func(*catalogue.Entry) error) error {
 	if !strings.Contains(pattern, "*") {
 		list, err := c.Lookup(ctx, pattern)
 		if err != nil {
@@ -202,7 +202,7 @@ func lookUp(ctx context.Context, c Catalogue, pattern string, fn func(*catalogue
 		site = ""
 	}
 	return c.Entries(ctx, site, func(e *catalogue.Entry) error {
-		if !catalogue.Match(pattern, e.Tag) {
+		if !catalogue.Match(pattern, e.Tag) || wanted != nil && !wanted(e.Tag) {
 			return nil
 		}
 		return fn(e)

@@ -181,6 +181,9 @@ func anyOf(tags map[string]bool, want func(string) bool) bool {
 // fits reports whether a tag is one of the request's. A gateway's own records fit
 // no pattern that does not name them.
 func (r *run) fits(tag string) bool {
+	if r.Wanted != nil && !r.Wanted(tag) {
+		return false
+	}
 	system := strings.Contains(tag, "/$")
 	return slices.ContainsFunc(r.Tags, func(p string) bool {
 		return catalogue.Match(p, tag) && (!system || strings.Contains(p, "/$"))
