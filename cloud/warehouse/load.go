@@ -43,7 +43,7 @@ type Report struct{ Targets []TargetReport }
 type TargetReport struct {
 	Name    string
 	Folders int   // loaded
-	Files   int   // of these
+	Files   int   // of these; a day without rows counts as one
 	Rows    int64 // of these, counted in the table too
 	Kept    int   // folders that were as they are
 	// Gone are folders that were loaded once and that the archive has no more.
@@ -168,6 +168,9 @@ func (l *loader) load(ctx context.Context, p *plan) (TargetReport, error) {
 // Redshift reads the archive itself; but what it would load wrongly without a
 // word is found here, and the rows that there have to be are counted.
 func (l *loader) fetch(ctx context.Context, t *target, f *folder) error {
+	if f.empty {
+		return nil
+	}
 	for i := range f.files {
 		file := &f.files[i]
 		l.copies++
@@ -210,6 +213,9 @@ func (l *loader) copyOf(ctx context.Context, file *File) (err error) {
 
 // drop removes the local copies.
 func (f *folder) drop() (err error) {
+	if f.empty {
+		return nil
+	}
 	for _, file := range f.files {
 		err = errors.Join(err, os.Remove(file.path))
 	}

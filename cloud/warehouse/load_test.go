@@ -39,6 +39,66 @@ func TestLoadsWhatHasChanged(t *testing.T) {
 	}
 }
 
+// TestDayWithoutRows: a day that was analyzed again and has no rows any more has no
+// file, and its rows go; a day whose file is gone otherwise keeps them.
+func TestDayWithoutRows(t *testing.T) {
+	p, db := archive(t), newMemory()
+	for i := range 2 {
+		putHours(t, p, day28.AddDate(0, 0, i), hour("north/m1/power", day28, 24*i, 2))
+	}
+	load(t, options(p, db))
+	db.names()
+	for i := range 2 {
+		if err := p.Delete(t.Context(), result.Key("hourly", day28.AddDate(0, 0, i), 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, p, "results/state/hourly/2026-11.json", []byte(`{"version": 1, "days": {"2026-11-28": {"inputs": "a", "rows": 0}, "2026-11-29": {"inputs": "b", "rows": 1, "sha256": "c"}}}`))
+	if states, err := Status(t.Context(), options(p, db)); err != nil || states[0].Pending != 1 || states[0].Gone != 1 || states[0].Folders != 2 {
+		t.Errorf("%+v, %v", states[0], err)
+	}
+	if got := lines(load(t, options(p, db))); got != "hourly: loaded 0 rows of 1 files in 1 folders; 0 folders are as they were; 1 that are loaded are not in the archive any more\n" {
+		t.Error(got)
+	}
+	if len(db.batches) != 1 || len(db.batches[0].Statements) != 7 {
+		t.Errorf("%+v", db.batches)
+	}
+	db.names()
+	if load(t, options(p, db)); db.names() != "" {
+		t.Error("it is emptied twice")
+	}
+	if states, err := Status(t.Context(), options(p, db)); err != nil || states[0].Pending != 0 || states[0].Folders != 1 || states[0].Rows != 1 {
+		t.Errorf("%+v, %v", states[0], err)
+	}
+	// With rows again, it is another version of the day, so another token.
+	putHours(t, p, day28, hour("north/m1/power", day28, 0, 2))
+	load(t, options(p, db))
+	if row := db.ledger[result.Key("hourly", day28, 0)]; row[2] != "3" {
+		t.Errorf("%v", row)
+	}
+}
+
+// TestComputedResultsAreNotRead: the state beside the results has their hashes.
+func TestComputedResultsAreNotRead(t *testing.T) {
+	p, db := archive(t), newMemory()
+	putHours(t, p, day28, hour("north/m1/power", day28, 0, 2))
+	load(t, options(p, db))
+	state := func(hash string) {
+		put(t, p, "results/state/hourly/2026-11.json", []byte(`{"version": 1, "days": {"2026-11-28": {"inputs": "a", "rows": 1, "sha256": "`+hash+`"}}}`))
+	}
+	read := int64(0)
+	o := options(p, db)
+	o.Progress = func(done, _ int64) { read = done }
+	state(db.ledger[result.Key("hourly", day28, 0)][4])
+	if load(t, o); read != 0 {
+		t.Errorf("read %d bytes", read)
+	}
+	state("another")
+	if load(t, o); read == 0 {
+		t.Error("a file that is said to be another was not read")
+	}
+}
+
 func TestLoadKeepsToItsBounds(t *testing.T) {
 	p, db := archive(t), newMemory()
 	for i := range 4 {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"millrace/cloud/analysis"
 	"millrace/cloud/analysis/result"
 	"millrace/cloud/archive/manifest"
 	"millrace/cloud/lake"
@@ -36,6 +37,16 @@ func (p *plan) bytes() (n int64) {
 type loaded struct {
 	version int64
 	files   map[string]File
+}
+
+// empty says that the folder was loaded as one without rows.
+func (l *loaded) empty() bool {
+	for _, f := range l.files {
+		if f.SHA256 != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // same says that the folder's files, which are hashed, are those in the ledger.
@@ -67,6 +78,18 @@ func (l *loaded) likely(f *folder, hashes map[string]string) (same, known bool) 
 // plan lists a target's folders and holds them against the ledger.
 func (l *loader) plan(ctx context.Context, t *target) (*plan, error) {
 	p := &plan{target: t, ledger: map[string]*loaded{}}
+	var computed map[string]analysis.File
+	if !t.history {
+		var err error
+		if computed, err = analysis.Computed(ctx, l.Archive, t.name); err != nil {
+			return nil, err
+		}
+		for key, f := range computed {
+			if f.SHA256 != "" {
+				l.hashes[key] = f.SHA256
+			}
+		}
+	}
 	rows, err := l.DB.Query(ctx, fmt.Sprintf("SELECT %s FROM %s.%s WHERE %s = %s", names([]string{"folder", "version", "file", "sha256", "bytes", "rows", "loaded_at"}),
 		l.Schema, ledgerTable, name("target"), quote(t.name)))
 	if err != nil {
@@ -95,13 +118,26 @@ func (l *loader) plan(ctx context.Context, t *target) (*plan, error) {
 		}
 		p.folders = append(p.folders, f)
 	}
-	for key := range p.ledger {
-		if f, ok := t.folderOf(key + "part-00000.parquet"); ok && !there[key] && l.wanted(f) {
-			p.gone++
+	for key, entry := range p.ledger {
+		f, ok := t.folderOf(key + firstFile)
+		if !ok || there[key] || entry.empty() || !l.wanted(f) {
+			continue
 		}
+		// A day that was analyzed again and has no rows any more has no file. One
+		// whose file is gone for another reason keeps its rows here.
+		if now, known := computed[key+firstFile]; known && now.Rows == 0 {
+			f.empty, f.files = true, []File{{Key: key + firstFile}}
+			p.folders = append(p.folders, f)
+			continue
+		}
+		p.gone++
 	}
+	slices.SortFunc(p.folders, func(a, b *folder) int { return strings.Compare(a.key, b.key) })
 	return p, nil
 }
+
+// firstFile is the name of a folder's first file.
+const firstFile = "part-00000.parquet"
 
 // read takes a row of the ledger.
 func (p *plan) read(r []string) error {

@@ -130,7 +130,7 @@ func newMemory() *memory {
 
 func (m *memory) Dialect() Dialect { return PostgreSQL }
 
-var ledgerRow = regexp.MustCompile(`SELECT CAST\('(\w+)' AS VARCHAR\(1024\)\), CAST\('([^']*)' AS VARCHAR\(1024\)\), (\d+), CAST\('([^']*)' AS VARCHAR\(1024\)\), CAST\('(\w+)' AS VARCHAR\(1024\)\), (\d+), (\d+), CASE`)
+var ledgerRow = regexp.MustCompile(`SELECT CAST\('(\w+)' AS VARCHAR\(1024\)\), CAST\('([^']*)' AS VARCHAR\(1024\)\), (\d+), CAST\('([^']*)' AS VARCHAR\(1024\)\), CAST\('(\w*)' AS VARCHAR\(1024\)\), (\d+), (\d+), CASE`)
 
 func (m *memory) Run(_ context.Context, b Batch) error {
 	if m.fail != nil {

@@ -18,6 +18,9 @@ type folder struct {
 	day     time.Time
 	version int64 // to be
 	files   []File
+	// empty says that the day has no rows any more: files has one name, and there
+	// is no such file.
+	empty bool
 }
 
 // File is one Parquet file of the archive.
@@ -78,6 +81,9 @@ func (t *target) transaction(schema string, folders []*folder) Batch {
 	add("", "LOCK TABLE %s", staging)
 	add("", "DELETE FROM %s", staging)
 	for _, f := range folders {
+		if f.empty {
+			continue
+		}
 		b.Statements = append(b.Statements, Statement{Copy: &Copy{Table: staging, From: f.key, Files: f.files, columns: t.file},
 			Hint: "the file's columns have to fit the staging table's by count, order and type, and keys are never null"})
 	}

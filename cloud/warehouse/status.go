@@ -51,7 +51,7 @@ func Status(ctx context.Context, o Options) ([]State, error) {
 		}
 		s := State{Name: t.name, Gone: p.gone}
 		for key, entry := range p.ledger {
-			if len(entry.files) == 0 {
+			if entry.empty() {
 				continue
 			}
 			s.Folders++
@@ -59,7 +59,7 @@ func Status(ctx context.Context, o Options) ([]State, error) {
 				s.Rows += f.Rows
 				s.LoadedAt = max(s.LoadedAt, f.loadedAt)
 			}
-			if f, ok := t.folderOf(key + "part-00000.parquet"); ok && f.day.After(s.Newest) {
+			if f, ok := t.folderOf(key + firstFile); ok && f.day.After(s.Newest) {
 				s.Newest = f.day
 			}
 		}

@@ -24,6 +24,7 @@ import (
 	"millrace/cloud/objects"
 	"millrace/internal/command"
 	"millrace/internal/sim/awssim"
+	"millrace/internal/sim/redshiftsim"
 	"millrace/internal/weekitem"
 	"millrace/sample"
 	"millrace/sample/block"
@@ -46,6 +47,11 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	redshift, err := redshiftsim.Start(redshiftsim.Options{Steps: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { redshift.Close() })
 	thisWeek, _ := strings.CutPrefix(weektable.Table("p", time.Now()), "p-samples-")
 	old := time.Now().AddDate(0, 0, -400)
 	_, monday, _ := weektable.ParseTable(weektable.Table("p", time.Now()))
@@ -55,7 +61,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			for name, value := range map[string]string{
 				"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true",
-				"DB": server.URL(awssim.ServiceDynamoDB), "QUEUES": server.QueueURL(""), "WEEK": thisWeek, "OLD": oldWeek,
+				"DB": server.URL(awssim.ServiceDynamoDB), "QUEUES": server.QueueURL(""), "REDSHIFT": redshift.URL(), "WEEK": thisWeek, "OLD": oldWeek,
 				"MONDAY": monday.Format(time.DateOnly),
 			} {
 				e.Setenv(name, value)

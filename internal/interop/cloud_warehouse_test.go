@@ -254,6 +254,16 @@ func TestCloudWarehouseOnPostgres(t *testing.T) {
 	answers(t, db, `SELECT COUNT(*) FROM millrace.hourly`, "26")
 	answers(t, db, `SELECT "version", "rows", "folder_rows" FROM millrace.loads WHERE "folder" = 'results/hourly/date=2026-11-28/'`, "2 2 2")
 
+	// A day has no rows any more.
+	if err := errors.Join(p.Delete(t.Context(), result.Key("energy", loadedDay, 0)),
+		p.Put(t.Context(), "results/state/energy/2026-11.json", []byte(`{"version": 1, "days": {"2026-11-28": {"rows": 0}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	if got := loadNow(t, o); got != "energy 1/0" {
+		t.Errorf("after a day without rows: %s", got)
+	}
+	answers(t, db, `SELECT COUNT(*), MIN("hour") FROM millrace.energy`, "24 2026-11-29 00:00:00")
+
 	// Fewer files of samples, and one of them is the same.
 	if err := p.Delete(t.Context(), lake.SamplesKey("north", loadedDay, 1)); err != nil {
 		t.Fatal(err)
