@@ -58,6 +58,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	report, err := do(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		if errors.Is(err, context.Cause(ctx)) || errors.Is(err, ctx.Err()) {
+			return report, ErrInterrupted
+		}
+		return report, fmt.Errorf("%w: %w", ErrInterrupted, err)
+	}
+	return report, err
+}
+
+func do(ctx context.Context, o Options) (*Report, error) {
 	inv, err := look(ctx, o.Place)
 	if err != nil {
 		return nil, err
@@ -186,9 +197,6 @@ func (r *run) days(ctx context.Context, from, to time.Time) error {
 	for len(list) > 0 {
 		n := min(len(list), r.Engine.Batch())
 		if err := r.batch(ctx, list[:n], due); err != nil {
-			if ctx.Err() != nil {
-				return ErrInterrupted
-			}
 			return err
 		}
 		list = list[n:]
@@ -218,6 +226,9 @@ func (r *run) batch(ctx context.Context, steps []Step, due map[dayOf]bool) error
 		}
 	}
 	return r.Engine.Compute(ctx, steps, func(i int, f File) error {
+		// What is done is done, also where the context has ended meanwhile.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
 		s := &steps[i]
 		x := dayOf{s.Result.Name, s.Day}
 		delete(due, x)
