@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 
 	"millrace/cloud/analysis"
 	"millrace/cloud/analysis/duckdb"
+	"millrace/cloud/analysis/spark"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/internal/bytesize"
@@ -33,16 +35,22 @@ like; one that was interrupted goes on where it was.
 Results: hourly, energy, availability, kpi, anomaly. What a result is made of is
 brought up to date with it. docs/cloud-analysis.md has the formulas.
 
-The engine is an embedded DuckDB, which is in the binary that ` + "`make cloud`" + ` builds.
+--engine duckdb is an embedded DuckDB, which is in the binary that ` + "`make cloud`" + ` builds.
 It keeps to --memory and goes to files in --work beyond it.
+--engine spark runs the same SQL as a job on EMR Serverless: give --application and
+--job-role. With --local it runs on this machine by --python, which has to have
+PySpark 3.5, on an archive in a folder.
 
 Credentials come from the environment, ~/.aws, or the instance's or container's
 role; they need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on
-the archive. Exit codes: 0 done, 1 failed or interrupted, 2 wrong command line.
+the archive, and for a job emr-serverless:StartJobRun, GetJobRun, CancelJobRun and
+iam:PassRole. Exit codes: 0 done, 1 failed or interrupted, 2 wrong command line.
 
 Examples:
   millrace-cloud analyze --archive s3://plant-archive --region eu-central-1
   millrace-cloud analyze --archive /srv/archive --from 2026-11-01 --to 2026-11-30 --result energy --memory 2GiB
+  millrace-cloud analyze --archive s3://plant-archive --engine spark --application 00f1abcd \
+    --job-role arn:aws:iam::123456789012:role/plant-analyze
 `,
 	Run: runAnalyze,
 }
@@ -54,6 +62,11 @@ type analyzeFlags struct {
 	memory, work              string
 	threads                   int
 	region, s3Endpoint, log   string
+
+	application, role, parameters, logs, emrEndpoint string
+	timeout                                          time.Duration
+	local                                            bool
+	python                                           string
 }
 
 func (f *analyzeFlags) declare(c *command.Call) {
@@ -61,10 +74,18 @@ func (f *analyzeFlags) declare(c *command.Call) {
 	c.Flags.StringVar(&f.from, "from", "", "from this `day` (UTC), as in 2026-11-02 (default the archive's first)")
 	c.Flags.StringVar(&f.to, "to", "", "to this `day` and with it (default the archive's last)")
 	c.Flags.Var(&f.results, "result", "compute the result of this `name`; may be given again (default all)")
-	c.Flags.StringVar(&f.engine, "engine", "duckdb", "what computes: duckdb")
+	c.Flags.StringVar(&f.engine, "engine", "duckdb", "what computes: duckdb or spark")
 	c.Flags.StringVar(&f.memory, "memory", "1GiB", "what DuckDB may take, a `size` of 256MiB at least")
 	c.Flags.IntVar(&f.threads, "threads", runtime.NumCPU(), "how many of its threads compute at once")
 	c.Flags.StringVar(&f.work, "work", filepath.Join(os.TempDir(), "millrace-analyze"), "a `folder` for what does not fit into memory, and for files of S3 while they are read")
+	c.Flags.StringVar(&f.application, "application", "", "`id` of the EMR Serverless application, with --engine spark")
+	c.Flags.StringVar(&f.role, "job-role", "", "`ARN` of the role that the job runs as")
+	c.Flags.StringVar(&f.parameters, "spark-submit", "", "`parameters` of spark-submit, as in '--conf spark.executor.memory=8g'")
+	c.Flags.DurationVar(&f.timeout, "job-timeout", 2*time.Hour, "end a job that takes longer, 5m at least")
+	c.Flags.StringVar(&f.logs, "job-logs", "", "`s3://bucket/prefix/` for the job's logs (default EMR keeps them for 30 days)")
+	c.Flags.BoolVar(&f.local, "local", false, "run Spark on this machine, with --engine spark")
+	c.Flags.StringVar(&f.python, "python", "python3", "an interpreter that has PySpark, with --local")
+	c.Flags.StringVar(&f.emrEndpoint, "emr-endpoint", "", "`URL` instead of EMR Serverless' own, for a local stand-in")
 	c.Flags.StringVar(&f.region, "region", "", "AWS region (default as the environment or ~/.aws says)")
 	c.Flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "`URL` instead of S3's own, for a local stand-in")
 	c.Flags.StringVar(&f.log, "log", "text", "form of the log on standard error: text or json")
@@ -130,40 +151,84 @@ func runAnalyze(ctx context.Context, c *command.Call) (err error) {
 	if o.Log, err = logger(c.Stderr, f.log); err != nil {
 		return err
 	}
-	if f.engine != "duckdb" {
-		return command.Usagef("--engine %q: write duckdb", f.engine)
-	}
-	memory, err := bytesize.Parse(f.memory)
-	if err != nil || memory < 256*bytesize.MiB {
-		return command.Usagef("--memory %q: write a size of 256MiB at least", f.memory)
-	}
-	if f.threads < 1 {
-		return command.Usagef("--threads %d is out of range: 1 at least", f.threads)
+	if err := f.check(); err != nil {
+		return err
 	}
 	if o.Place, err = f.place(ctx); err != nil {
 		return err
 	}
-	// Of two runs at once, neither takes the other's files away.
-	if err := os.MkdirAll(f.work, 0o750); err != nil {
-		return fmt.Errorf("make the work directory: %w; give another one with --work", err)
+	if f.engine == "spark" {
+		o.Engine, err = f.spark(ctx, o.Place, o.Log)
+	} else {
+		var end func() error
+		if o.Engine, end, err = f.duckdb(ctx, o.Place); err == nil {
+			defer func() { err = errors.Join(err, end()) }()
+		}
 	}
-	work, err := os.MkdirTemp(f.work, "run-*")
-	if err != nil {
-		return fmt.Errorf("make a directory in --work: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	local, err := duckdb.New(ctx, duckdb.Options{Memory: int64(memory), Threads: f.threads, Dir: work})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, local.Close()) }()
-	o.Engine = &analysis.Machine{Place: o.Place, Local: local, Dir: work}
 	o.Progress = func(total int64) analysis.Progress { return progress.New(c.Stderr, "analyze", total, clock.System{}) }
 	report, err := analysis.Run(ctx, o)
 	if report != nil {
 		printAnalysis(c.Stdout, o.Place, report)
 	}
 	return err
+}
+
+// check reports flags that do not go together.
+func (f *analyzeFlags) check() error {
+	switch {
+	case f.engine != "duckdb" && f.engine != "spark":
+		return command.Usagef("--engine %q: write duckdb or spark", f.engine)
+	case f.threads < 1:
+		return command.Usagef("--threads %d is out of range: 1 at least", f.threads)
+	case f.engine == "spark" && !f.local && (f.application == "" || f.role == ""):
+		return command.Usagef("--engine spark needs --application and --job-role, or --local")
+	case f.timeout < 5*time.Minute:
+		return command.Usagef("--job-timeout %v is out of range: 5m at least", f.timeout)
+	}
+	if size, err := bytesize.Parse(f.memory); err != nil || size < 256*bytesize.MiB {
+		return command.Usagef("--memory %q: write a size of 256MiB at least", f.memory)
+	}
+	return nil
+}
+
+// duckdb is the engine of this machine, and what ends it.
+func (f *analyzeFlags) duckdb(ctx context.Context, place objects.Place) (analysis.Engine, func() error, error) {
+	if err := os.MkdirAll(f.work, 0o750); err != nil {
+		return nil, nil, fmt.Errorf("make the work directory: %w; give another one with --work", err)
+	}
+	// Of two runs at once, neither takes the other's files away.
+	work, err := os.MkdirTemp(f.work, "run-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a directory in --work: %w", err)
+	}
+	memory, err := bytesize.Parse(f.memory)
+	if err == nil {
+		var local *duckdb.Engine
+		if local, err = duckdb.New(ctx, duckdb.Options{Memory: int64(memory), Threads: f.threads, Dir: work}); err == nil {
+			return &analysis.Machine{Place: place, Local: local, Dir: work}, func() error { return errors.Join(local.Close(), os.RemoveAll(work)) }, nil
+		}
+	}
+	return nil, nil, errors.Join(err, os.RemoveAll(work))
+}
+
+// spark is an engine by EMR Serverless, or by PySpark on this machine.
+func (f *analyzeFlags) spark(ctx context.Context, place objects.Place, log *slog.Logger) (analysis.Engine, error) {
+	if f.local {
+		return &spark.Engine{Place: place, Runner: &spark.Machine{Python: f.python, Master: fmt.Sprintf("local[%d]", f.threads)}}, nil
+	}
+	if !strings.HasPrefix(place.String(), "s3://") {
+		return nil, command.Usagef("--archive %s: a job on EMR Serverless reads s3:// only; give --local for a folder", place)
+	}
+	cfg, err := connect.Load(ctx, connect.Settings{Region: f.region})
+	if err != nil {
+		return nil, err
+	}
+	job := spark.NewServerless(spark.NewClient(cfg, f.emrEndpoint), f.application, f.role, log)
+	job.Parameters, job.Timeout, job.Logs = f.parameters, f.timeout, f.logs
+	return &spark.Engine{Place: place, Runner: job}, nil
 }
 
 // printAnalysis says what was computed, a line for each result.

@@ -157,7 +157,9 @@ def main():
     args = parser.parse_args()
     builder = SparkSession.builder.appName("millrace analyze")
     if args.master:
-        builder = builder.master(args.master)
+        # On one machine a shuffle into Spark's 200 parts is mostly overhead.
+        builder = builder.master(args.master) \
+            .config("spark.sql.shuffle.partitions", "2").config("spark.ui.enabled", "false")
     for name, value in {
         "spark.sql.session.timeZone": "UTC",
         # As DuckDB writes them, and as Redshift reads them. Spark's own is INT96.
