@@ -37,7 +37,9 @@ func Read(ctx context.Context, place objects.Place, key string) (*Table, error) 
 	}
 	t := &Table{}
 	for _, field := range f.Schema().Fields() {
-		t.Columns = append(t.Columns, field.Name()+" "+field.Type().String())
+		// A bare INT64 is a signed number of 64 bits too.
+		kind := strings.ReplaceAll(field.Type().String(), "INT(64,true)", "INT64")
+		t.Columns = append(t.Columns, field.Name()+" "+kind)
 	}
 	for _, group := range f.RowGroups() {
 		if err := t.group(group); err != nil {
