@@ -265,7 +265,6 @@ func TestNoWildcards(t *testing.T) {
 		"redshift-data:DescribeStatement":      "takes no resource; bound to the statement's owner",
 		"redshift-data:GetStatementResult":     "takes no resource; bound to the statement's owner",
 		"redshift-data:ListStatements":         "takes no resource; bound to the statement's owner",
-		"redshift-data:CancelStatement":        "takes no resource; bound to the statement's owner",
 		"redshift-serverless:CreateUsageLimit": "its ARN is not known before it is there",
 		"redshift-serverless:UpdateUsageLimit": "its ARN is not known before it is there",
 		"redshift-serverless:ListUsageLimits":  "takes no resource",
