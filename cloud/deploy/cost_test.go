@@ -284,6 +284,13 @@ func TestCostPage(t *testing.T) {
 	if v := requests(plants[0]); v >= 1 {
 		t.Errorf("%.2f dollars of requests for 1e9 samples of the plant, the goal is less than one", v)
 	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if words := dollars(requests(plants[0])) + " dollars of requests for 1,000,000,000 samples"; !strings.Contains(string(readme), words) {
+		t.Errorf("the README does not say %q", words)
+	}
 
 	month := func(p *plant) (lines []float64) {
 		n := p.periods(p.monthly())
