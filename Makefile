@@ -12,13 +12,19 @@ LINT_VERSION = v2.12.2
 LINT         = $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race lint bench faults build cloud unit interop interop-cloud clean
+.PHONY: help demo demo-cloud test race lint bench faults build cloud unit interop interop-cloud clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: ## run the whole gateway against a simulated plant and cloud, 45 s
 	$(GO) run ./cmd/millrace demo --duration 45s
+
+# DuckDB is C++, whose library comes with the module for the usual platforms.
+demo-cloud: ## run the whole loop through the cloud half and back into a simulated PLC, half a minute (needs a C compiler)
+	@command -v $$($(GO) env CC) >/dev/null || { echo "make demo-cloud needs a C compiler for DuckDB: install gcc, or set CC"; exit 1; }
+	@CGO_ENABLED=1 $(GO) build -tags duckdb -o $(CACHE)/demo/millrace-cloud ./cmd/millrace-cloud || { echo "make demo-cloud: millrace-cloud could not be built with DuckDB; see above"; exit 1; }
+	$(CACHE)/demo/millrace-cloud demo
 
 test: ## run all tests
 	$(GO) test ./...

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"time"
 
+	"millrace/cloud/analysis/duckdb"
 	"millrace/internal/clouddemo"
 	"millrace/internal/command"
 )
@@ -16,9 +18,14 @@ var demoCommand = command.Command{
 	Help: `
 Starts, on the loopback only, a plant of more than 200 tags (Modbus TCP, OPC UA,
 MQTT, HTTP), Amazon SQS and DynamoDB endpoints, the gateway as a process of its
-own, and two workers, of which one is killed midway. At the end it compares every
-value that a device put on the wire with what queue and week tables hold. Exit
-code 1 unless every stage balances.
+own, and two workers, of which one is killed midway. Meanwhile it archives the week
+table to Parquet in a folder, computes the results with DuckDB, sends one of them
+back to the gateway, signed, and arms the mirror, which writes it to a meter's
+registers. At the end it compares every value that a device put on the wire with
+what queue, week tables and archive hold, the results with values computed anew,
+and the registers with the result. Exit code 1 unless every stage balances.
+
+It needs DuckDB in the binary: ` + "`make demo-cloud`" + ` builds one, and runs it.
 
 The gateway's program is built from the sources in the present folder, or is the
 one at --millrace.
@@ -29,6 +36,9 @@ Examples:
 `,
 	Run: func(ctx context.Context, c *command.Call) error { return runDemo(ctx, c, clouddemo.Options{}) },
 }
+
+// demoMemory is what DuckDB may take, in bytes.
+const demoMemory = 512 << 20
 
 // runDemo is the command; o breaks the flow in tests.
 func runDemo(ctx context.Context, c *command.Call, o clouddemo.Options) error {
@@ -43,6 +53,22 @@ func runDemo(ctx context.Context, c *command.Call, o clouddemo.Options) error {
 		return command.Usagef("--duration %s is too short, the least is %s", o.Duration, clouddemo.MinDuration)
 	}
 	o.Millrace, o.Out = *path, c.Stdout
+	if o.Engine == nil {
+		work, err := os.MkdirTemp("", "millrace-cloud-demo-duckdb-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(work)
+		engine, err := duckdb.New(ctx, duckdb.Options{Memory: demoMemory, Threads: 1, Dir: work})
+		if errors.Is(err, duckdb.ErrAbsent) {
+			return errors.New("this binary has no DuckDB, which computes the results: `make demo-cloud` builds one that has it (needs a C compiler) and runs it")
+		}
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		o.Engine = engine
+	}
 	r, err := clouddemo.Run(ctx, o)
 	if err != nil {
 		return err

@@ -41,7 +41,7 @@ func (w *world) openCloud(ctx context.Context) (err error) {
 			return fmt.Errorf("simulated queue %s: %w", name, err)
 		}
 	}
-	m := tables.Manager{DB: w.db, Prefix: prefix, Now: time.Now(), Sleep: backoff.Sleep}
+	m := tables.Manager{DB: w.db, Prefix: prefix, Now: w.logger.readings[0].at, Sleep: backoff.Sleep}
 	if _, err := m.Ensure(ctx, tables.Settings{}, 1); err != nil {
 		return err
 	}
@@ -49,8 +49,11 @@ func (w *world) openCloud(ctx context.Context) (err error) {
 		return err
 	}
 	w.aws.OnAccept(func(a awssim.Accepted) {
-		if a.Service == awssim.ServiceSQS && a.Place == samplesName {
+		switch a.Place {
+		case samplesName:
 			w.accepted.takeBody(a.Body)
+		case resultsName:
+			w.takeResult(a.Body)
 		}
 	})
 	return nil
@@ -104,8 +107,8 @@ sources:
     region: %s
     endpoint: %q
     %s
-`, Site, Gateway, filepath.Join(w.dir, "spool"), w.socket(), w.plant.YAML("2s"),
-		w.aws.QueueURL(samplesName), region, w.aws.URL(awssim.ServiceSQS), keys), nil
+%s`, Site, Gateway, filepath.Join(w.dir, "spool"), w.socket(), w.plant.YAML("2s")+w.logger.yaml(),
+		w.aws.QueueURL(samplesName), region, w.aws.URL(awssim.ServiceSQS), keys, w.mirrorYAML(keys)), nil
 }
 
 func (w *world) socket() string { return filepath.Join(w.dir, "control.sock") }

@@ -6,6 +6,7 @@ package clouddemo
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -13,15 +14,19 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"millrace/cloud/analysis"
+	"millrace/cloud/objects"
 	"millrace/internal/backoff"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/plant"
 	"millrace/internal/sim/truth"
+	"millrace/sample/result"
 )
 
 // Site and Gateway name the demo's gateway.
@@ -41,7 +46,9 @@ const (
 
 // The stages after which Options.Between is called.
 const (
-	AfterTables = "tables"
+	AfterTables  = "tables"
+	AfterArchive = "archive"
+	AfterResults = "results"
 )
 
 // Options of a demo.
@@ -54,13 +61,18 @@ type Options struct {
 	// empty they are removed at the end. It is made, and must be empty.
 	Keep string
 	Out  io.Writer // what happens, line by line
+	// Engine computes the results.
+	Engine analysis.Local
+	// Results are the names of those that it computes; nil for all.
+	Results []string
 	// Between breaks the flow after a stage, in tests of the accounting.
 	Between func(ctx context.Context, after string, p *Parts) error
 }
 
 // Parts are what a test may break.
 type Parts struct {
-	DB *dynamodb.Client
+	DB      *dynamodb.Client
+	Archive objects.Place
 }
 
 var errInterrupted = errors.New("interrupted")
@@ -79,7 +91,19 @@ type world struct {
 	crew    *crew
 	// accepted is what the queue has accepted.
 	accepted *collector
-	report   *Report
+	// archive is a folder, in the place of a bucket.
+	archive objects.Place
+	logger  *logger
+	// The key by which results are signed, and the one by which the site knows them.
+	private ed25519.PrivateKey
+	public  ed25519.PublicKey
+
+	mu        sync.Mutex
+	published []*result.Result // what the results queue has accepted
+	refused   []string         // what it should not have
+
+	log    *slog.Logger
+	report *Report
 }
 
 // Run runs the demo and returns its account.
@@ -135,10 +159,17 @@ func (w *world) run(ctx context.Context) error {
 	stopPlant := w.runPlant()
 	defer stopPlant()
 	w.say("the plant runs for %s: devices, gateway, queue, two workers, week tables", w.o.Duration)
-	if err := w.wait(ctx, w.o.Duration/2); err != nil {
+	if err := w.deliver(ctx); err != nil {
+		return err
+	}
+	w.say("a data logger has delivered %d readings since %s", len(w.logger.readings), w.logger.readings[0].at.Format("15:04 MST"))
+	if err := w.wait(ctx, w.o.Duration/4); err != nil {
 		return err
 	}
 	if err := w.killWorker(ctx); err != nil {
+		return err
+	}
+	if err := w.loop(ctx); err != nil {
 		return err
 	}
 	if err := w.wait(ctx, w.o.Duration-time.Since(started)); err != nil {
@@ -163,8 +194,19 @@ func (w *world) run(ctx context.Context) error {
 	if err := w.between(ctx, AfterTables); err != nil {
 		return err
 	}
-	if err := w.tablesAccount(ctx); err != nil {
+	if err := w.archiveWeeks(ctx); err != nil {
 		return err
+	}
+	if err := w.between(ctx, AfterArchive); err != nil {
+		return err
+	}
+	if err := w.analyse(ctx); err != nil {
+		return err
+	}
+	for _, account := range []func(context.Context) error{w.tablesAccount, w.archiveAccount, w.resultsAccount, w.mirrorAccount} {
+		if err := account(ctx); err != nil {
+			return err
+		}
 	}
 	w.report.Seconds = w.since().Seconds()
 	return nil
@@ -179,6 +221,15 @@ func (w *world) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if w.public, w.private, err = ed25519.GenerateKey(nil); err != nil {
+		return err
+	}
+	if w.logger, err = newLogger(w.truth.Now()); err != nil {
+		return err
+	}
+	if w.archive, err = objects.Parse(filepath.Join(w.dir, "archive"), nil); err != nil {
+		return err
+	}
 	if w.plant, err = plant.Start(Site, w.truth); err != nil {
 		return err
 	}
@@ -189,7 +240,8 @@ func (w *world) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.crew, err = w.startCrew(slog.New(slog.NewTextHandler(out, nil))); err != nil {
+	w.log = slog.New(slog.NewTextHandler(out, nil))
+	if w.crew, err = w.startCrew(w.log); err != nil {
 		return err
 	}
 	text, err := w.yaml()
@@ -202,6 +254,26 @@ func (w *world) open(ctx context.Context) (err error) {
 	}
 	w.gateway, err = start(path, config, w.socket(), filepath.Join(w.dir, "gateway.log"))
 	return err
+}
+
+// deliver has the logger deliver, unless the gateway ends meanwhile.
+func (w *world) deliver(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-w.gateway.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := w.logger.deliver(ctx, w.truth)
+	select {
+	case <-w.gateway.ended:
+		return w.gateway.failure()
+	default:
+		return err
+	}
 }
 
 // runPlant moves the plant until the function that it returns is called.
@@ -245,7 +317,7 @@ func (w *world) between(ctx context.Context, after string) error {
 	if w.o.Between == nil {
 		return nil
 	}
-	return w.o.Between(ctx, after, &Parts{DB: w.db})
+	return w.o.Between(ctx, after, &Parts{DB: w.db, Archive: w.archive})
 }
 
 func (w *world) since() time.Duration { return time.Since(w.began) }

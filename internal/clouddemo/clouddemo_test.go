@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 // TestDemo runs the loop once, and then breaks one thing of thousands at each
 // stage: the account has to say so, and to balance again when it is mended.
 func TestDemo(t *testing.T) {
-	w := &world{o: Options{Duration: MinDuration, Millrace: gatewayPath, Out: io.Discard, Keep: t.TempDir()}}
+	w := &world{o: Options{Duration: MinDuration, Millrace: gatewayPath, Out: io.Discard, Keep: t.TempDir(), Engine: plainEngine{}, Results: []string{"hourly"}}}
 	w.prepare(w.o.Keep)
 	t.Cleanup(func() {
 		if err := w.close(); err != nil {
@@ -57,11 +57,13 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("the loop does not balance: %q", w.report.Findings)
 	}
 	for _, s := range w.report.Stages {
-		if s.Count < 1 || s.Plant >= 0 && s.Plant < 1000 {
+		if s.Count < 1 || s.Plant >= 0 && s.Plant != w.truth.Produced() || s.Plant >= 0 && s.Plant < 1000 {
 			t.Errorf("%d, %d of the plant, %s is no demo", s.Count, s.Plant, s.Name)
 		}
 	}
 	t.Run("tables", func(t *testing.T) { testTables(t, w) })
+	t.Run("archive", func(t *testing.T) { testArchive(t, w) })
+	t.Run("results", func(t *testing.T) { testResults(t, w) })
 }
 
 // again takes the account of one stage anew.

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/worker"
 )
 
@@ -32,8 +33,9 @@ func (w *world) startCrew(log *slog.Logger) (*crew, error) {
 	for i := range c.failed {
 		o := worker.NewOptions()
 		o.QueueURL, o.Prefix, o.Concurrency, o.Visibility, o.Wait = w.aws.QueueURL(samplesName), prefix, 2, visibility, time.Second
+		o.Records = &catalogue.Store{DB: w.db, Prefix: prefix}
 		o.Log = log.With("worker", i+1)
-		m := &mortal{queue: w.queues, tables: w.db, dead: make(chan struct{})}
+		m := &mortal{queue: w.queues, tables: w.db, first: c.victim, dead: make(chan struct{})}
 		if i == 0 {
 			c.victim, o.Grace = m, 0
 		}
@@ -80,6 +82,9 @@ func (c *crew) stop() error {
 type mortal struct {
 	queue  worker.Queue
 	tables worker.Tables
+	// first is the one that is to be killed, if that is another: while it is to die,
+	// the messages are left to it.
+	first *mortal
 
 	doomed atomic.Bool // dies at the next delete
 	once   sync.Once
@@ -99,6 +104,13 @@ func (m *mortal) killed() error {
 
 // ReceiveMessage implements worker.Queue.
 func (m *mortal) ReceiveMessage(ctx context.Context, in *sqs.ReceiveMessageInput, o ...func(*sqs.Options)) (*sqs.ReceiveMessageOutput, error) {
+	if m.first != nil && m.first.doomed.Load() {
+		select {
+		case <-m.first.dead:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if err := m.killed(); err != nil {
 		return nil, err
 	}

@@ -4,13 +4,9 @@ package duckdb
 
 import (
 	"context"
-	"errors"
 
 	"millrace/cloud/analysis"
 )
-
-// ErrAbsent says that the binary was built without DuckDB.
-var ErrAbsent = errors.New("this binary has no DuckDB: build one that has it with `make cloud` (needs a C compiler), or give --engine spark")
 
 // Engine is not there.
 type Engine struct{}

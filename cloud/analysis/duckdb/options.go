@@ -6,6 +6,8 @@
 // are brought to a work directory before it reads them (analysis.Machine).
 package duckdb
 
+import "errors"
+
 // Options are the bounds of an engine.
 type Options struct {
 	// Memory is what DuckDB may take, in bytes. Beyond it, it goes to files in Dir.
@@ -15,3 +17,6 @@ type Options struct {
 	// Dir takes what does not fit into memory. It is made where it is missing.
 	Dir string
 }
+
+// ErrAbsent says that the binary was built without DuckDB.
+var ErrAbsent = errors.New("this binary has no DuckDB: build one that has it with `make cloud` (needs a C compiler), or give --engine spark")

@@ -57,12 +57,13 @@ func (l *lab) post(ctx context.Context) {
 		panic("BUG: " + err.Error())
 	}
 	giveUp := time.Now().Add(20 * time.Second)
+	ended := ctx.Done()
 	for l.try(body) != nil && time.Now().Before(giveUp) {
 		wait := time.NewTimer(200 * time.Millisecond)
 		select {
 		case <-wait.C:
-		case <-ctx.Done(): // at the end of the run, a few quick tries more
-			giveUp = time.Now().Add(time.Second)
+		case <-ended: // at the end of the run, a few tries more
+			giveUp, ended = time.Now().Add(time.Second), nil
 		}
 		wait.Stop()
 	}

@@ -1,0 +1,94 @@
+package clouddemo
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"millrace/cloud/lake"
+	"millrace/cloud/objects"
+	"millrace/sample"
+)
+
+// readArchive reads all samples of the archive, tag by tag in the order of time.
+func (w *world) readArchive(ctx context.Context) (rows []lake.Row, files int, err error) {
+	err = w.archive.List(ctx, string(lake.Samples)+"/", func(key string, _ int64) error {
+		files++
+		data, err := get(ctx, w.archive, key)
+		if err != nil {
+			return err
+		}
+		err = lake.Read(bytes.NewReader(data), int64(len(data)), lake.Filter{}, func(r *lake.Row) error {
+			rows = append(rows, *r)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		return nil
+	})
+	return rows, files, err
+}
+
+func get(ctx context.Context, place objects.Place, key string) ([]byte, error) {
+	r, err := place.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// archiveAccount holds the archive against the tables, record by record, and
+// against the plant.
+func (w *world) archiveAccount(ctx context.Context) error {
+	rows, files, err := w.readArchive(ctx)
+	if err != nil {
+		return err
+	}
+	tables, err := w.readTables(ctx)
+	if err != nil {
+		return err
+	}
+	list := make([]sample.Sample, len(rows))
+	for i := range rows {
+		list[i] = rows[i].Sample
+	}
+	const name = "archive"
+	w.report.samples("in the archive", len(rows), w.against(name, list), fmt.Sprintf("%d Parquet files", files))
+	want, got := map[string]int{}, map[string]int{}
+	for i := range tables.blocks {
+		b := &tables.blocks[i]
+		for k := range b.samples {
+			count(want, b.stream, &b.samples[k])
+		}
+	}
+	for i := range rows {
+		count(got, rows[i].Stream, &rows[i].Sample)
+	}
+	var faults []string
+	for key, n := range want {
+		if got[key] != n {
+			faults = append(faults, fmt.Sprintf("%d times in the tables, %d times here: %s", n, got[key], key))
+		}
+	}
+	for key, n := range got {
+		if want[key] == 0 {
+			faults = append(faults, fmt.Sprintf("in no table, %d times here: %s", n, key))
+		}
+	}
+	w.report.find(name, faults...)
+	return nil
+}
+
+// count counts a sample under all that it says. Of one that its producer sent
+// again the archive keeps either, so their stream and the gateway's time are not
+// among it, and it counts once.
+func count(into map[string]int, stream string, s *sample.Sample) {
+	if id := lake.Identity(nil, s); id != nil {
+		into[fmt.Sprintf("%s %s %s, identity %x", s.Tag, s.Value, s.Quality, id)] = 1
+		return
+	}
+	into[fmt.Sprintf("%s %s %s at %d, stream %s", s.Tag, s.Value, s.Quality, s.Time, stream)]++
+}
