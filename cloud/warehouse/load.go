@@ -95,6 +95,9 @@ func Load(ctx context.Context, o Options) (*Report, error) {
 	for _, p := range plans {
 		done, err := l.load(ctx, p)
 		report.Targets = append(report.Targets, done)
+		if ctx.Err() != nil && err != nil {
+			err = fmt.Errorf("interrupted; what is loaded stays, and the same load goes on from there: %w", err)
+		}
 		if err != nil {
 			return report, errors.Join(err, os.RemoveAll(l.dir))
 		}

@@ -87,21 +87,22 @@ func NewRedshift(api DataAPI, w Where, archive string) (*RedshiftDB, error) {
 func (r *RedshiftDB) Dialect() Dialect { return Redshift }
 
 // Run implements Database. The token of a batch is a hash of its statements,
-// which name the files' hashes: where the answer is lost, or this process dies
-// and another one comes to the same batch, the Data API hands out the statement
-// that it has and runs nothing twice. A batch that failed is remembered by the
-// API like any other, so the token counts the failures before it.
+// which name the files' hashes, and the number of times that this very batch has
+// ended before. So where an answer is lost, or a process dies and another comes
+// to the same batch, the Data API hands out the statement that is under way and
+// runs nothing twice. One that has ended does not count: it failed and is tried
+// anew, or the ledger does not know of it, since somebody has dropped the tables.
 func (r *RedshiftDB) Run(ctx context.Context, b Batch) error {
 	sqls, err := r.texts(b)
 	if err != nil {
 		return err
 	}
 	name := statementName(r.where, sqls)
-	failed, err := r.failures(ctx, name)
+	ended, err := r.ended(ctx, name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.Name, err)
 	}
-	id, err := r.submit(ctx, name, fmt.Sprintf("%s#%d", name, failed), sqls)
+	id, err := r.submit(ctx, name, fmt.Sprintf("%s#%d", name, ended), sqls)
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.Name, err)
 	}
@@ -156,9 +157,9 @@ func copyText(c *Copy, archive, role string) string {
 	return fmt.Sprintf("COPY %s (%s)\nFROM '%s'\nIAM_ROLE %s\nFORMAT AS PARQUET", c.Table, names(columnNames(c.columns)), from, role)
 }
 
-// failures counts how often a batch of this name has failed in what the API
-// remembers, a day.
-func (r *RedshiftDB) failures(ctx context.Context, name string) (int, error) {
+// ended counts how often a batch of this name has ended in what the API remembers,
+// a day. Tokens count for eight hours.
+func (r *RedshiftDB) ended(ctx context.Context, name string) (int, error) {
 	in := &redshiftdata.ListStatementsInput{StatementName: &name, Status: types.StatusStringAll, MaxResults: 100,
 		Database: &r.where.Database, WorkgroupName: some(r.where.Workgroup), ClusterIdentifier: some(r.where.Cluster)}
 	n := 0
@@ -172,7 +173,7 @@ func (r *RedshiftDB) failures(ctx context.Context, name string) (int, error) {
 			return 0, fmt.Errorf("list earlier statements: %w", err)
 		}
 		for _, s := range out.Statements {
-			if s.Status == types.StatusStringFailed || s.Status == types.StatusStringAborted {
+			if over(s.Status) {
 				n++
 			}
 		}
@@ -198,6 +199,11 @@ func (r *RedshiftDB) submit(ctx context.Context, name, token string, sqls []stri
 	return id, err
 }
 
+// over says that a statement is in its last state.
+func over(s types.StatusString) bool {
+	return s == types.StatusStringFinished || s == types.StatusStringFailed || s == types.StatusStringAborted
+}
+
 // wait polls a statement until it has ended, more and more slowly. Where ctx
 // ends before, the statement goes on: the next load finds it by its token.
 func (r *RedshiftDB) wait(ctx context.Context, id string) (*redshiftdata.DescribeStatementOutput, error) {
@@ -211,8 +217,7 @@ func (r *RedshiftDB) wait(ctx context.Context, id string) (*redshiftdata.Describ
 		if err != nil {
 			return nil, fmt.Errorf("describe statement %s: %w", id, err)
 		}
-		switch out.Status {
-		case types.StatusStringFinished, types.StatusStringFailed, types.StatusStringAborted:
+		if over(out.Status) {
 			return out, nil
 		}
 		if !r.sleep(ctx, poll.Wait(attempt)) {

@@ -91,25 +91,17 @@ func TestBatchIsOneRequestAndPolled(t *testing.T) {
 	}
 }
 
-// TestTheSameBatchRunsOnce: a process that died, or whose answer was lost, comes
-// to the same token and finds the statement that there is.
+// TestTheSameBatchRunsOnce: where the answer is lost after the service has acted,
+// the request comes with the same token again and finds the statement.
 func TestTheSameBatchRunsOnce(t *testing.T) {
 	d := startDataAPI(t)
 	ran := 0
 	d.run = func([]string) (int, string) { ran++; return 0, "" }
-	// The first answer is lost after the service has acted: the same process comes
-	// with the token again.
-	d.Inject(redshiftsim.Fault{}, redshiftsim.Fault{Status: 500, Code: "InternalServerException", After: true})
-	for range 2 {
-		db, _ := d.client(t, plant, "s3://plant-archive")
-		if err := db.Run(t.Context(), batchOf("MERGE INTO a")); err != nil {
-			t.Fatal(err)
-		}
+	d.Inject(redshiftsim.Fault{}, redshiftsim.Fault{Status: 500, Code: "InternalServerException", After: true}, redshiftsim.Fault{Status: 503, Code: "ServiceUnavailable"})
+	db, slept := d.client(t, plant, "s3://plant-archive")
+	if err := db.Run(t.Context(), batchOf("MERGE INTO a")); err != nil || ran != 1 || len(*slept) < 2 {
+		t.Errorf("ran %d times, %v", ran, err)
 	}
-	if ran != 1 {
-		t.Errorf("ran %d times", ran)
-	}
-	db, _ := d.client(t, plant, "s3://plant-archive")
 	if err := db.Run(t.Context(), batchOf("MERGE INTO b")); err != nil || ran != 2 {
 		t.Errorf("another text: ran %d times, %v", ran, err)
 	}
@@ -118,6 +110,24 @@ func TestTheSameBatchRunsOnce(t *testing.T) {
 	db, _ = d.client(t, other, "s3://plant-archive")
 	if err := db.Run(t.Context(), batchOf("MERGE INTO b")); err != nil || ran != 3 {
 		t.Errorf("another database: ran %d times, %v", ran, err)
+	}
+}
+
+// TestWhatHasEndedRunsAgain: the ledger was read before, and does not know of it.
+// Somebody has dropped the tables and made them anew, within the hours for which
+// the service keeps a token.
+func TestWhatHasEndedRunsAgain(t *testing.T) {
+	d := startDataAPI(t)
+	ran := 0
+	d.run = func([]string) (int, string) { ran++; return 0, "" }
+	db, _ := d.client(t, plant, "s3://plant-archive")
+	for range 3 {
+		if err := db.Run(t.Context(), batchOf("MERGE INTO a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ran != 3 {
+		t.Errorf("ran %d times", ran)
 	}
 }
 

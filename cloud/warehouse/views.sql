@@ -9,7 +9,7 @@ SELECT "tag", "site", "device", "name", "unit", "description", "type", "counter"
 FROM (
   SELECT "tag", "site",
     SPLIT_PART("tag", '/', 2) AS "device",
-    SUBSTRING("tag", LENGTH(SPLIT_PART("tag", '/', 1)) + LENGTH(SPLIT_PART("tag", '/', 2)) + 3) AS "name",
+    SUBSTRING("tag", LENGTH(SPLIT_PART("tag", '/', 1)) + LENGTH(SPLIT_PART("tag", '/', 2)) + 3, 256) AS "name",
     "unit", "description", "type", "counter", "counter_max", "gateway", "stream", "source", "since",
     ROW_NUMBER() OVER (PARTITION BY "tag" ORDER BY COALESCE("since", CAST('1970-01-01' AS TIMESTAMP)) DESC, "gateway", "stream") AS "newest"
   FROM millrace.catalogue

@@ -78,8 +78,8 @@ func (f *warehouseFlags) declare(flags *flag.FlagSet) map[string][]string {
 	flags.StringVar(&f.archive, "archive", "", "load, status: `s3://bucket/prefix` or folder of the archive")
 	flags.Var(&f.results, "result", "load, status: this `result` only; may be given again (default all)")
 	flags.BoolVar(&f.history, "history", false, "load, status: samples and gaps, too")
-	flags.StringVar(&f.from, "from", "", "load, status: first `day`, as in 2026-11-28 (default the first there is)")
-	flags.StringVar(&f.to, "to", "", "load, status: `day` after the last (default none)")
+	flags.StringVar(&f.from, "from", "", "load, status: from this `day` (UTC), as in 2026-11-28 (default the first there is)")
+	flags.StringVar(&f.to, "to", "", "load, status: to this `day` and with it (default the last there is)")
 	flags.StringVar(&f.dir, "dir", "", "load: `folder` for copies of the files under way, up to some hundred MB (default the system's)")
 	flags.StringVar(&f.region, "region", "", "AWS region (default as the environment or ~/.aws says)")
 	flags.StringVar(&f.redshiftEndpoint, "redshift-endpoint", "", "`URL` instead of the Data API's own, for a local stand-in or a VPC endpoint")
@@ -183,8 +183,11 @@ func (f *warehouseFlags) loadOrStatus(ctx context.Context, c *command.Call, verb
 	if o.To, err = day("--to", f.to); err != nil {
 		return err
 	}
-	if !o.To.IsZero() && !o.From.Before(o.To) {
-		return command.Usagef("--from %s is not before --to %s", f.from, f.to)
+	if !o.To.IsZero() && o.To.Before(o.From) {
+		return command.Usagef("--to %s is before --from %s", f.to, f.from)
+	}
+	if !o.To.IsZero() {
+		o.To = o.To.AddDate(0, 0, 1)
 	}
 	if o.Log, err = logger(c.Stderr, f.format); err != nil {
 		return err
