@@ -21,11 +21,12 @@ import (
 
 const root = "../.."
 
-// TestExamples loads every file under configs/.
+// TestExamples loads every file under configs/ that is a gateway's; that of the
+// cloud half is held by cloud/config.
 func TestExamples(t *testing.T) {
 	n := 0
 	err := filepath.WalkDir(filepath.Join(root, "configs"), func(path string, d os.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".yaml" {
+		if err != nil || filepath.Ext(path) != ".yaml" || filepath.Base(path) == "millrace-cloud.example.yaml" {
 			return err
 		}
 		n++

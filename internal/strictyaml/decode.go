@@ -37,6 +37,10 @@ type Decoder struct {
 	values int
 }
 
+// Defaulter is a struct, such as the entry of a list, that sets its defaults
+// itself before it is read.
+type Defaulter interface{ Defaults() }
+
 // New returns a decoder of one file.
 func New(file, example, split string) *Decoder {
 	return &Decoder{File: file, Example: example, Split: split, Nodes: map[string]*yaml.Node{}, broken: map[string]bool{}}
@@ -139,6 +143,9 @@ func (d *Decoder) Decode(n *yaml.Node, path string, v reflect.Value) {
 		}
 		d.Decode(n, path, v.Elem())
 	case reflect.Struct:
+		if v, ok := v.Addr().Interface().(Defaulter); ok {
+			v.Defaults()
+		}
 		d.structure(n, path, v)
 	case reflect.Slice:
 		d.list(n, path, v)
