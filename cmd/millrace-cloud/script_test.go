@@ -69,6 +69,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"expand": func(ts *testscript.TestScript, _ bool, args []string) { // variables in a file
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o600))
+			},
 			"queue": func(ts *testscript.TestScript, _ bool, args []string) { makeQueue(ts, args[0]) },
 			"deliver": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, err := strconv.Atoi(args[1])
