@@ -124,6 +124,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(tasks) == 0 && o.Note != nil {
+			o.Note(fmt.Sprintf("there is nothing of %s from %s until %s", what, o.From.Format(time.DateOnly), o.Until.Format(time.DateOnly)))
+		}
 		plans[what] = tasks
 		total += len(tasks)
 	}

@@ -146,6 +146,9 @@ func TestJSONLines(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[11]), &got); err != nil || got.Gap.Site != "north" || got.Gap.Gateway != "gw1" || got.Gap.Source != "plc" || got.Gap.Cause != ledger.Evicted || *got.Gap.Count != 3 {
 		t.Errorf("gap %s: %v", lines[11], err)
 	}
+	if !strings.HasPrefix(lines[11], `{"gap":{"site":"north","gateway":"gw1","id":1,"epoch":"",`) {
+		t.Errorf("gap %s", lines[11])
+	}
 }
 
 func TestTable(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"millrace/sample"
+	"millrace/sample/ledger"
 )
 
 // lines writes JSON Lines: a sample as the gateway's file sink writes it
@@ -35,11 +36,11 @@ func (l *lines) Gap(g *Gap) error {
 	type record struct {
 		Site    string `json:"site"`
 		Gateway string `json:"gateway"`
-		*Gap
+		ledger.Gap
 	}
 	text, err := json.Marshal(struct {
-		Gap any `json:"gap"`
-	}{record{g.Site, g.Gateway, g}})
+		Gap record `json:"gap"`
+	}{record{g.Site, g.Gateway, g.Gap}})
 	if err != nil {
 		return err
 	}

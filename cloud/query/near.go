@@ -56,8 +56,9 @@ func near(ctx context.Context, c entries, tag string) []string {
 	}
 	var out []string
 	for _, b := range best {
-		// What shares less than half is no misspelling.
-		if b.far*2 <= len(tag) {
+		// What shares less than half is no misspelling, nor is what is much further
+		// off than the best.
+		if b.far*2 <= len(tag) && b.far <= 2*best[0].far+1 {
 			out = append(out, b.name)
 		}
 	}
