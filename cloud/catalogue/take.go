@@ -15,7 +15,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"millrace/internal/clock"
 	"millrace/internal/weekitem"
 	"millrace/sample"
 	"millrace/sample/block"
@@ -88,11 +87,7 @@ func (s *Store) Wants(h *block.Header) bool {
 }
 
 func (s *Store) believable(at int64) bool {
-	now := clock.Clock(clock.System{})
-	if s.Clock != nil {
-		now = s.Clock
-	}
-	return at >= 0 && at < now.Now().Add(ahead).UnixNano()
+	return at >= 0 && at < s.now().Add(ahead).UnixNano()
 }
 
 // put is an item that is to be written, if it is newer than the one there.

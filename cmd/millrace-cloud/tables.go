@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/cloud/tables"
@@ -23,12 +25,16 @@ import (
 
 var tablesCommand = command.Command{
 	Name: "tables", Summary: "make, list, dial down and retire the week tables",
-	Usage: "ensure|list|dial|retire WEEK [flags]",
+	Usage: "ensure|catalogue|list|dial|retire WEEK [flags]",
 	Help: `
 ensure  makes the tables of this week and the next (--ahead), the one of blocks
         that cannot be placed, and those of the catalogue, the gaps and the newest
         readings, and waits until they are ACTIVE. Tables that exist stay as they
         are. Run it every day.
+catalogue
+        fills the tables of the catalogue and the gaps from the week tables, for
+        gateways that write to DynamoDB directly: once a day, and once after an
+        update from a version without them. Interrupted, it goes on where it was.
 list    shows each table: state, items, bytes, age, billing. Items and bytes are
         DynamoDB's own, up to six hours old.
 dial    turns the provisioned writes of weeks that are over down to --to units. It
@@ -68,7 +74,7 @@ type tablesFlags struct {
 	dry                                  bool
 }
 
-var tablesVerbs = []string{"ensure", "list", "dial", "retire"}
+var tablesVerbs = []string{"ensure", "catalogue", "list", "dial", "retire"}
 
 func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.StringVar(&f.prefix, "prefix", "millrace", "what the tables' names begin with")
@@ -151,6 +157,8 @@ func runTables(ctx context.Context, c *command.Call) error {
 			fmt.Fprintf(c.Stdout, "%s: %s\n", t.Table, state)
 		}
 		return err
+	case "catalogue":
+		return fillCatalogue(ctx, c, &catalogue.Store{DB: connect.DynamoDB(cfg, s), Prefix: f.prefix}, connect.DynamoDB(cfg, s))
 	case "list":
 		rows, err := m.List(ctx)
 		if err != nil {
@@ -264,6 +272,28 @@ func (f *tablesFlags) dial(ctx context.Context, c *command.Call, m *tables.Manag
 		fmt.Fprintf(c.Stdout, "nothing to dial down: no week that is over has more than %d provisioned write units\n", f.to)
 	}
 	return err
+}
+
+// fillCatalogue says what a rebuild has done, also where it was interrupted.
+func fillCatalogue(ctx context.Context, c *command.Call, s *catalogue.Store, db catalogue.WeekTables) error {
+	meter := progress.New(c.Stderr, "catalogue", 0, clock.System{})
+	done, err := s.Rebuild(ctx, db, catalogue.Rebuild{Pace: backoff.Policy{Base: 100 * time.Millisecond, Max: 20 * time.Second}, Tries: 50,
+		Phase: func(table string, n, of int) {
+			meter.Phase(fmt.Sprintf("read of %s, table %d of %d", table, n, of), "blocks", 0)
+		}, Read: meter.Add})
+	meter.Done()
+	for _, text := range done.Unreadable {
+		fmt.Fprintf(c.Stderr, "millrace-cloud tables: not taken: %s\n", text)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted; the same command goes on with the table at which it was, for a day")
+		}
+		return err
+	}
+	fmt.Fprintf(c.Stdout, "catalogue and gaps: %d week tables read, %d of them by an earlier run; %d blocks of %d system streams; %d records, %d not readable\n",
+		done.Tables, done.Done, done.Blocks, done.Gateways, done.Items, done.Count)
+	return nil
 }
 
 func (f *tablesFlags) retire(ctx context.Context, c *command.Call, m *tables.Manager, archive objects.Place, week string) error {
