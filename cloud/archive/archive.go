@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"strings"
@@ -29,6 +30,7 @@ import (
 	"millrace/cloud/tables"
 	"millrace/internal/clock"
 	"millrace/internal/weekitem"
+	"millrace/sample/weektable"
 )
 
 // API is what is asked of DynamoDB.
@@ -148,7 +150,7 @@ func begin(o Options) (*run, error) {
 		return nil, err
 	}
 	return &run{o: o, table: table, start: start, report: Report{Table: table},
-		limits: limits{rows: 1 << 19, textBytes: 64 << 20, fanIn: 128, groupRows: 1 << 20, partBytes: 512 << 20, seen: 1 << 19}}, nil
+		limits: limits{rows: 1 << 18, textBytes: 64 << 20, fanIn: 128, groupRows: 1 << 20, partBytes: 512 << 20, seen: 1 << 19}}, nil
 }
 
 // silent is told and says nothing.
@@ -227,7 +229,7 @@ func (r *run) look(ctx context.Context) (id string, size int64, err error) {
 		if damaged != nil {
 			return "", 0, fmt.Errorf("table %s: it is gone, and its manifest %s in %s cannot be read: %w; restore an earlier version of the manifest: nothing was touched", r.table, manifest.Key(r.table), r.o.Place, damaged)
 		}
-		return "", 0, nil
+		return "", 0, r.anything(ctx)
 	}
 	if damaged != nil {
 		r.o.Log.Warn("the manifest cannot be read; the week is archived anew", "table", r.table, "error", damaged)
@@ -250,6 +252,22 @@ func (r *run) look(ctx context.Context) (id string, size int64, err error) {
 		size = *t.TableSizeBytes
 	}
 	return id, size, nil
+}
+
+// anything fails where there is neither a table, nor an archive of it, nor a
+// late block.
+func (r *run) anything(ctx context.Context) error {
+	if r.old != nil {
+		return nil
+	}
+	err := r.o.Place.List(ctx, weektable.LatePrefix(r.table), func(string, int64) error { return io.EOF })
+	switch {
+	case isEnd(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("list %s in %s: %w", weektable.LatePrefix(r.table), r.o.Place, err)
+	}
+	return fmt.Errorf("table %s: there is no such table, no archive of it in %s, and no late block: look at the week, --prefix and --region", r.table, r.o.Place)
 }
 
 // fromTable archives what the table holds, and the late blocks.

@@ -31,10 +31,7 @@ func (r *run) lateOnly(ctx context.Context, _ int64) (*manifest.Manifest, error)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case r.old == nil && len(late) == 0:
-		return nil, fmt.Errorf("there is no such table, no archive of it in %s, and no late block: look at the week, --prefix and --region", r.o.Place)
-	case r.old == nil:
+	if r.old == nil {
 		sum, days, err := r.plan(ctx)
 		if err != nil {
 			return nil, err

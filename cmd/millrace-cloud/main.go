@@ -23,5 +23,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func commands() []command.Command {
-	return []command.Command{workerCommand, tablesCommand, auditCommand, queryCommand, exportCommand, analyzeCommand, warehouseCommand, demoCommand, resultsCommand, pipelineCommand, checkCommand, command.Version("millrace-cloud", version)}
+	return []command.Command{workerCommand, tablesCommand, archiveCommand, auditCommand, queryCommand, exportCommand, analyzeCommand, warehouseCommand, demoCommand, resultsCommand, pipelineCommand, checkCommand, command.Version("millrace-cloud", version)}
 }

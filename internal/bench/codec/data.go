@@ -102,6 +102,22 @@ func Plant(ticks int) (tags []string, samples [][]sample.Sample) {
 	return t.tags, samples
 }
 
+// Ticks calls fn with the samples of each tick of the plant that Plant makes,
+// which are overwritten by the next.
+func Ticks(ticks int, fn func(tags []string, tick []sample.Sample) error) error {
+	t := generate(ticks)
+	tick := make([]sample.Sample, len(t.tags))
+	for k, at := range t.times {
+		for i, tag := range t.tags {
+			tick[i] = sample.Sample{Tag: tag, Time: at, Value: sample.FloatValue(t.values[i][k])}
+		}
+		if err := fn(t.tags, tick); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func register(r *rand.Rand, reg, ticks int) []float64 {
 	col := make([]float64, ticks)
 	switch {
