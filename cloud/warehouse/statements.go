@@ -92,7 +92,7 @@ func (t *target) transaction(schema string, folders []*folder) Batch {
 	} else {
 		t.merge(add, table, staging, folders)
 	}
-	t.remember(add, schema, table, folders)
+	t.remember(add, schema, table, staging, folders)
 	add("", "DELETE FROM %s", staging)
 	return b
 }
@@ -151,19 +151,34 @@ func (t *target) replace(add func(hint, format string, args ...any), table, stag
 // of the files, which the column refuses, and with it the whole transaction.
 // Literals are cast, since Redshift does not settle the type of a bare one in a
 // UNION.
-func (t *target) remember(add func(hint, format string, args ...any), schema, table string, folders []*folder) {
+func (t *target) remember(add func(hint, format string, args ...any), schema, table, staging string, folders []*folder) {
 	keys, parts := make([]string, len(folders)), []string(nil)
 	for i, f := range folders {
 		keys[i] = quote(f.key)
 		for _, file := range f.files {
-			parts = append(parts, fmt.Sprintf("SELECT %s, %s, %d, %s, %s, %d, %d, CASE WHEN COUNT(*) = %d THEN COUNT(*) END FROM %s WHERE %s",
-				cast(t.name), cast(f.key), f.version, cast(file.Key), cast(file.SHA256), file.Bytes, file.Rows, f.rows(), table, t.where(f)))
+			parts = append(parts, fmt.Sprintf("SELECT %s, %s, %d, %s, %s, %d, %d, %s",
+				cast(t.name), cast(f.key), f.version, cast(file.Key), cast(file.SHA256), file.Bytes, file.Rows, t.count(table, staging, f)))
 		}
 	}
 	add("", "DELETE FROM %s.%s\nWHERE %s = %s AND %s IN (%s)", schema, ledgerTable, name("target"), quote(t.name), name("folder"), strings.Join(keys, ", "))
 	columns := columnNames(ledgerColumns())
-	add("a null in folder_rows means that the table has another number of rows of these days than the files: a file changed while it was loaded (load again), or it holds rows of another day",
+	add("a null in folder_rows means that the table has not the files' rows of these days: a file changed while it was loaded (load again), or it holds rows of another day, or a key twice",
 		"INSERT INTO %s.%s (%s)\n%s", schema, ledgerTable, names(columns[:len(columns)-1]), strings.Join(parts, "\nUNION ALL\n"))
+}
+
+// count counts a folder's rows in the table: null where they are not those of the
+// files. Redshift enforces no primary key, so a key that is there twice is looked
+// for here: in the staging table, which has none, since Redshift's planner takes
+// a primary key at its word.
+func (t *target) count(table, staging string, f *folder) string {
+	n := f.rows()
+	if len(t.key) == 0 {
+		return fmt.Sprintf("CASE WHEN COUNT(*) = %d THEN COUNT(*) END\nFROM %s WHERE %s", n, table, t.where(f))
+	}
+	return fmt.Sprintf("CASE WHEN loaded.\"n\" = %d AND distinct_keys.\"n\" = %d THEN loaded.\"n\" END\n"+
+		"FROM (SELECT COUNT(*) AS \"n\" FROM %s WHERE %s) AS loaded\n"+
+		"CROSS JOIN (SELECT COUNT(*) AS \"n\" FROM (SELECT DISTINCT %s FROM %s WHERE %s) AS incoming) AS distinct_keys",
+		n, n, table, t.where(f), names(t.key), staging, t.where(f))
 }
 
 func cast(s string) string { return fmt.Sprintf("CAST(%s AS VARCHAR(%d))", quote(s), shortText) }

@@ -307,6 +307,22 @@ func TestCloudWarehouseRefusesWrongRows(t *testing.T) {
 	}
 }
 
+// TestCloudWarehouseSeesAKeyTwice: also where no primary key is enforced, as on
+// Redshift.
+func TestCloudWarehouseSeesAKeyTwice(t *testing.T) {
+	db := openWarehouse(t, postgres(t))
+	if _, err := db.Query(t.Context(), `ALTER TABLE millrace.hourly DROP CONSTRAINT hourly_pkey`); err != nil {
+		t.Fatal(err)
+	}
+	p := folderPlace(t)
+	putRows(t, p, result.Key("hourly", loadedDay, 0), []hourRow{hourOf(power, loadedDay, 2, 0), hourOf(power, loadedDay, 3, 0)})
+	o := loadOptions(t, p, db)
+	if _, err := warehouse.Load(t.Context(), o); err == nil || !strings.Contains(err.Error(), `"folder_rows"`) || !strings.Contains(err.Error(), "or a key twice") {
+		t.Error(err)
+	}
+	answers(t, db, `SELECT COUNT(*) FROM millrace.hourly`, "0")
+}
+
 // TestCloudWarehouseLoadIsInterrupted: wherever it stops, the next load ends up
 // with the same tables.
 func TestCloudWarehouseLoadIsInterrupted(t *testing.T) {

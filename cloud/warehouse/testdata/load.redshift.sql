@@ -21,9 +21,13 @@ WHEN NOT MATCHED THEN INSERT ("site", "tag", "hour", "samples", "good", "uncerta
 DELETE FROM millrace.loads
 WHERE "target" = 'hourly' AND "folder" IN ('results/hourly/date=2026-11-28/', 'results/hourly/date=2026-11-29/');
 INSERT INTO millrace.loads ("target", "folder", "version", "file", "sha256", "bytes", "rows", "folder_rows")
-SELECT CAST('hourly' AS VARCHAR(1024)), CAST('results/hourly/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('results/hourly/date=2026-11-28/part-00000.parquet' AS VARCHAR(1024)), CAST('aa' AS VARCHAR(1024)), 1000, 24, CASE WHEN COUNT(*) = 24 THEN COUNT(*) END FROM millrace.hourly WHERE "hour" >= '2026-11-28' AND "hour" < '2026-11-29'
+SELECT CAST('hourly' AS VARCHAR(1024)), CAST('results/hourly/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('results/hourly/date=2026-11-28/part-00000.parquet' AS VARCHAR(1024)), CAST('aa' AS VARCHAR(1024)), 1000, 24, CASE WHEN loaded."n" = 24 AND distinct_keys."n" = 24 THEN loaded."n" END
+FROM (SELECT COUNT(*) AS "n" FROM millrace.hourly WHERE "hour" >= '2026-11-28' AND "hour" < '2026-11-29') AS loaded
+CROSS JOIN (SELECT COUNT(*) AS "n" FROM (SELECT DISTINCT "tag", "hour" FROM millrace.staging_hourly WHERE "hour" >= '2026-11-28' AND "hour" < '2026-11-29') AS incoming) AS distinct_keys
 UNION ALL
-SELECT CAST('hourly' AS VARCHAR(1024)), CAST('results/hourly/date=2026-11-29/' AS VARCHAR(1024)), 3, CAST('results/hourly/date=2026-11-29/part-00000.parquet' AS VARCHAR(1024)), CAST('bb' AS VARCHAR(1024)), 900, 23, CASE WHEN COUNT(*) = 23 THEN COUNT(*) END FROM millrace.hourly WHERE "hour" >= '2026-11-29' AND "hour" < '2026-11-30';
+SELECT CAST('hourly' AS VARCHAR(1024)), CAST('results/hourly/date=2026-11-29/' AS VARCHAR(1024)), 3, CAST('results/hourly/date=2026-11-29/part-00000.parquet' AS VARCHAR(1024)), CAST('bb' AS VARCHAR(1024)), 900, 23, CASE WHEN loaded."n" = 23 AND distinct_keys."n" = 23 THEN loaded."n" END
+FROM (SELECT COUNT(*) AS "n" FROM millrace.hourly WHERE "hour" >= '2026-11-29' AND "hour" < '2026-11-30') AS loaded
+CROSS JOIN (SELECT COUNT(*) AS "n" FROM (SELECT DISTINCT "tag", "hour" FROM millrace.staging_hourly WHERE "hour" >= '2026-11-29' AND "hour" < '2026-11-30') AS incoming) AS distinct_keys;
 DELETE FROM millrace.staging_hourly;
 
 -- load samples of site o'north\1, 2026-11-28
@@ -42,9 +46,11 @@ FROM millrace.staging_samples;
 DELETE FROM millrace.loads
 WHERE "target" = 'samples' AND "folder" IN ('samples/site=o%27north/date=2026-11-28/');
 INSERT INTO millrace.loads ("target", "folder", "version", "file", "sha256", "bytes", "rows", "folder_rows")
-SELECT CAST('samples' AS VARCHAR(1024)), CAST('samples/site=o%27north/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('samples/site=o%27north/date=2026-11-28/part-00000.parquet' AS VARCHAR(1024)), CAST('cc' AS VARCHAR(1024)), 1000, 500, CASE WHEN COUNT(*) = 900 THEN COUNT(*) END FROM millrace.samples WHERE "site" = ('o''north' || CHR(92) || '1') AND "date" = '2026-11-28'
+SELECT CAST('samples' AS VARCHAR(1024)), CAST('samples/site=o%27north/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('samples/site=o%27north/date=2026-11-28/part-00000.parquet' AS VARCHAR(1024)), CAST('cc' AS VARCHAR(1024)), 1000, 500, CASE WHEN COUNT(*) = 900 THEN COUNT(*) END
+FROM millrace.samples WHERE "site" = ('o''north' || CHR(92) || '1') AND "date" = '2026-11-28'
 UNION ALL
-SELECT CAST('samples' AS VARCHAR(1024)), CAST('samples/site=o%27north/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('samples/site=o%27north/date=2026-11-28/part-00001.parquet' AS VARCHAR(1024)), CAST('dd' AS VARCHAR(1024)), 800, 400, CASE WHEN COUNT(*) = 900 THEN COUNT(*) END FROM millrace.samples WHERE "site" = ('o''north' || CHR(92) || '1') AND "date" = '2026-11-28';
+SELECT CAST('samples' AS VARCHAR(1024)), CAST('samples/site=o%27north/date=2026-11-28/' AS VARCHAR(1024)), 1, CAST('samples/site=o%27north/date=2026-11-28/part-00001.parquet' AS VARCHAR(1024)), CAST('dd' AS VARCHAR(1024)), 800, 400, CASE WHEN COUNT(*) = 900 THEN COUNT(*) END
+FROM millrace.samples WHERE "site" = ('o''north' || CHR(92) || '1') AND "date" = '2026-11-28';
 DELETE FROM millrace.staging_samples;
 
 -- load catalogue of site north
@@ -63,6 +69,7 @@ FROM millrace.staging_catalogue;
 DELETE FROM millrace.loads
 WHERE "target" = 'catalogue' AND "folder" IN ('catalogue/site=north/');
 INSERT INTO millrace.loads ("target", "folder", "version", "file", "sha256", "bytes", "rows", "folder_rows")
-SELECT CAST('catalogue' AS VARCHAR(1024)), CAST('catalogue/site=north/' AS VARCHAR(1024)), 2, CAST('catalogue/site=north/part-00000.parquet' AS VARCHAR(1024)), CAST('ee' AS VARCHAR(1024)), 100, 5, CASE WHEN COUNT(*) = 5 THEN COUNT(*) END FROM millrace.catalogue WHERE "site" = 'north';
+SELECT CAST('catalogue' AS VARCHAR(1024)), CAST('catalogue/site=north/' AS VARCHAR(1024)), 2, CAST('catalogue/site=north/part-00000.parquet' AS VARCHAR(1024)), CAST('ee' AS VARCHAR(1024)), 100, 5, CASE WHEN COUNT(*) = 5 THEN COUNT(*) END
+FROM millrace.catalogue WHERE "site" = 'north';
 DELETE FROM millrace.staging_catalogue;
 
