@@ -1,9 +1,16 @@
 package archive
 
 import (
+	"net/http/httptest"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+
+	"millrace/cloud/objects"
 	"millrace/sample"
 )
 
@@ -58,5 +65,36 @@ func TestBlocksThatReachIntoOtherDays(t *testing.T) {
 		if i >= len(want) || key != want[i] {
 			t.Errorf("file %d is %s", i, key)
 		}
+	}
+}
+
+// TestPlaces: a bucket of S3 and a folder.
+func TestPlaces(t *testing.T) {
+	backend := s3mem.New()
+	fake := httptest.NewServer(gofakes3.New(backend).Server())
+	t.Cleanup(fake.Close)
+	if err := backend.CreateBucket("archive"); err != nil {
+		t.Fatal(err)
+	}
+	for _, where := range []string{"s3://archive/plant", t.TempDir()} {
+		r := newRig(t)
+		var err error
+		r.place, err = objects.Parse(where, func() (*s3.Client, error) {
+			return s3.New(s3.Options{Region: "eu-central-1", BaseEndpoint: &fake.URL, UsePathStyle: true,
+				Credentials: credentials.NewStaticCredentialsProvider("AK", "secret", "")}), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.put("north", "gw1", "s0001", 1, polled(1, time.Hour, 6)...)
+		r.put("a/b=c", "gw1", "s0001", 1, polled(1, time.Hour, 6)...)
+		r.must()
+		r.late("north", "gw1", "s0001", 2, polled(1, 30*time.Hour, 6)...)
+		if report := r.must(); report.Days != 1 || report.Kept != 2 {
+			t.Errorf("%s: %+v", where, report)
+		}
+		r.drop()
+		r.late("north", "gw1", "s0001", 3, polled(1, 2*time.Hour, 6)...)
+		r.must()
 	}
 }

@@ -149,3 +149,17 @@ func TestDamagedManifests(t *testing.T) {
 		}
 	}
 }
+
+// TestNewerManifest: it is told from a damaged one, also where it has fields
+// that this version does not know.
+func TestNewerManifest(t *testing.T) {
+	place := folder(t)
+	for text, newer := range map[string]bool{`{"version": 2, "verzion": 1}`: true, `{"version": 2`: false, `{"version": 0}`: false, `{}`: false} {
+		if err := place.Put(t.Context(), Key(table), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(t.Context(), place, table); err == nil || errors.Is(err, ErrVersion) != newer {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
