@@ -45,7 +45,8 @@ func TestCloudTemplatesPassCfnLint(t *testing.T) {
 }
 
 // The values as CloudFormation would see them, with every part switched on, are
-// what the resource types' schemas allow. cfn-lint sees the functions only.
+// what the resource types' schemas allow, and policies are what IAM takes. cfn-lint
+// sees the functions only.
 func TestCloudTemplatesPassTheSchemas(t *testing.T) {
 	python := filepath.Join(filepath.Dir(cfnLint(t)), "python")
 	validate := func(tm *template, change func(name string, properties map[string]any)) string {
@@ -82,11 +83,14 @@ func TestCloudTemplatesPassTheSchemas(t *testing.T) {
 		}
 	}
 	faults := validate(everything(t), func(name string, p map[string]any) {
-		if name == "Queue" {
+		switch name {
+		case "Queue":
 			p["MessageRetentionPeriod"] = "14 days"
+		case "WorkerRole":
+			at(t, p, "Policies", 0, "PolicyDocument", "Statement", 0).(map[string]any)["Effect"] = "Perhaps"
 		}
 	})
-	if !strings.HasPrefix(faults, "Queue: MessageRetentionPeriod: ") {
-		t.Errorf("a period in words passes: %q", faults)
+	if !strings.HasPrefix(faults, "Queue: MessageRetentionPeriod: ") || !strings.Contains(faults, "\nWorkerRole: policy: ") || strings.Count(faults, "\n") != 1 {
+		t.Errorf("a period in words and a doubtful permission: %q", faults)
 	}
 }

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -220,6 +221,44 @@ func TestWorkerUnit(t *testing.T) {
 		if !strings.Contains(section, "| `"+flag+"`") && !strings.Contains(section, ", `"+flag+"`") {
 			t.Errorf("docs/cloud.md knows no flag %s of the worker", flag)
 		}
+	}
+}
+
+// The schedule starts the pipeline with its own time, and the tables by themselves;
+// both in the container that the task has.
+func TestSchedules(t *testing.T) {
+	tm := everything(t)
+	container := at(t, tm.properties("Pipeline"), "ContainerDefinitions", 0)
+	name := at(t, container, "Name")
+	var input struct {
+		ContainerOverrides []struct {
+			Name        string
+			Command     []string
+			Environment []struct{ Name, Value string }
+		}
+	}
+	for _, s := range []string{"RunPipeline", "EnsureTables"} {
+		if err := json.Unmarshal([]byte(at(t, tm.properties(s), "Target", "Input").(string)), &input); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		if len(input.ContainerOverrides) != 1 || input.ContainerOverrides[0].Name != name {
+			t.Fatalf("%s: %+v", s, input)
+		}
+		o := input.ContainerOverrides[0]
+		switch s {
+		case "RunPipeline":
+			if len(o.Environment) != 1 || o.Environment[0].Value != "<aws.scheduler.scheduled-time>" || !strings.Contains(at(t, container, "Command", 0).(string), "$"+o.Environment[0].Name+`"`) {
+				t.Errorf("the task does not know the schedule's time: %+v", o)
+			}
+		case "EnsureTables":
+			// One argument: the entry point is a shell.
+			if !slices.Equal(o.Command, []string{"exec millrace-cloud tables ensure --prefix plant --protect --tag millrace=plant"}) {
+				t.Errorf("%q", o.Command)
+			}
+		}
+	}
+	if !slices.Equal(list(at(t, container, "EntryPoint")), []string{"/bin/sh", "-c"}) || at(t, container, "ReadonlyRootFilesystem") != true || at(t, container, "User") != "65532:65532" {
+		t.Errorf("%v", container)
 	}
 }
 

@@ -3,7 +3,8 @@
 Reads from standard input {"<name>": {"Type": …, "Properties": …}}, every
 intrinsic function worked out, and writes one line for each fault. The schemas
 are those of AWS's resource providers that cfn-lint brings along; the check is
-by the package jsonschema and not by cfn-lint's own.
+by the package jsonschema and not by cfn-lint's own. Policies of identities are
+held to IAM's grammar as moto has it.
 """
 import importlib.resources
 import json
@@ -11,6 +12,8 @@ import sys
 
 import jsonschema
 import regex
+from moto.iam.exceptions import MalformedPolicyDocument
+from moto.iam.policy_validation import IAMPolicyDocumentValidator
 
 
 def pattern(_, expression, value, __):
@@ -40,5 +43,13 @@ for name, resource in sorted(json.load(sys.stdin).items()):
     schema["required"] = [p for p in schema.get("required", []) if p not in readonly]
     for e in Validator(schema).iter_errors(resource["Properties"]):
         print(f"{name}: {'/'.join(map(str, e.absolute_path))}: {e.message}")
+    documents = [p["PolicyDocument"] for p in resource["Properties"].get("Policies", [])]
+    if kind == "AWS::IAM::ManagedPolicy":
+        documents.append(resource["Properties"]["PolicyDocument"])
+    for document in documents:
+        try:
+            IAMPolicyDocumentValidator(json.dumps(document)).validate()
+        except MalformedPolicyDocument as e:
+            print(f"{name}: policy: {e.message}: {json.dumps(document)}")
     checked += 1
 print(f"checked {checked}")
