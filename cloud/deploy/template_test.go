@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/cloud/config"
 	"millrace/cloud/worker"
 )
 
@@ -259,6 +260,33 @@ func TestSchedules(t *testing.T) {
 	}
 	if !slices.Equal(list(at(t, container, "EntryPoint")), []string{"/bin/sh", "-c"}) || at(t, container, "ReadonlyRootFilesystem") != true || at(t, container, "User") != "65532:65532" {
 		t.Errorf("%v", container)
+	}
+}
+
+// The configuration of docs/cloud-deploy.md is one that the pipeline takes, on
+// the queues and in the places that the templates make.
+func TestDocumentedConfiguration(t *testing.T) {
+	text, err := os.ReadFile("../../docs/cloud-deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "   ```yaml\n")
+	block, _, _ := strings.Cut(after, "   ```\n")
+	cfg, err := config.Parse("docs/cloud-deploy.md", []byte(regexp.MustCompile(`(?m)^   `).ReplaceAllString(strings.ReplaceAll(block, "NAME", "plant-archive"), "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tm, site := everything(t), everySite(t)
+	if cfg.Queue.URL != tm.ref("Queue") || cfg.Results.Queues["Nord"] != site.ref("ResultsQueue") || cfg.Archive.Place != tm.sub("s3://${ArchiveBucket}") {
+		t.Errorf("%+v", cfg)
+	}
+	if ref := cfg.Results.PrivateKey.String(); ref != "env:"+at(t, tm.properties("Pipeline"), "ContainerDefinitions", 0, "Secrets", 1, "Name").(string) {
+		t.Errorf("the key is sought in %s", ref)
+	}
+	for _, dir := range []string{cfg.Archive.Dir, cfg.Analyze.Dir} {
+		if !strings.HasPrefix(dir, at(t, tm.properties("Pipeline"), "ContainerDefinitions", 0, "MountPoints", 0, "ContainerPath").(string)+"/") {
+			t.Errorf("%s cannot be written to", dir)
+		}
 	}
 }
 
