@@ -189,7 +189,7 @@ func (r *run) days(ctx context.Context, from, to time.Time) error {
 		list = append(list, s)
 		total += weight(&s)
 	}
-	r.Log.Info("days are due", "days", len(list), "from", from.Format(time.DateOnly), "to", to.Format(time.DateOnly))
+	r.Log.Info("days are due", "days", len(list), "from", from.Format(time.DateOnly), "to", to.AddDate(0, 0, -1).Format(time.DateOnly))
 	if r.Progress != nil {
 		r.shown = r.Progress(total)
 		defer r.shown.Done()
