@@ -6,7 +6,7 @@
 // Spark (cloud/analysis/spark), so it keeps to what both understand. An engine
 // defines the views that a text names; docs/cloud-analysis.md lists them. A day
 // of a result is computed again only when the text or one of its inputs has
-// changed: State keeps the hashes of what each was made of.
+// changed: a state beside the results keeps the hashes of what each was made of.
 package analysis
 
 import (
@@ -49,7 +49,8 @@ type Input struct {
 	Key  string `json:"key"`
 	Size int64  `json:"size"`
 	// Hash is the SHA-256 of the file where that is known, in hexadecimal: from the
-	// archive's manifests, and from State for results.
+	// archive's manifests, and from the state for results. Of the catalogue it is
+	// of what the result reads of it.
 	Hash string `json:"hash,omitempty"`
 }
 

@@ -18,14 +18,17 @@ import (
 type inventory struct {
 	// samples and gaps are by day, the catalogue under the zero time. Each list is
 	// sorted by site and key.
-	files       map[View]map[time.Time][]Input
+	files map[View]map[time.Time][]Input
+	// digests are those of each catalogue file, by its key and the result.
+	digests     map[string]map[string]string
 	first, last time.Time        // days with samples; zero where there are none
 	outputs     map[string]int64 // sizes of the results that are there, by key
 }
 
 // look lists the archive.
 func look(ctx context.Context, place objects.Place) (*inventory, error) {
-	v := &inventory{files: map[View]map[time.Time][]Input{Samples: {}, Gaps: {}, Catalogue: {}}, outputs: map[string]int64{}}
+	v := &inventory{files: map[View]map[time.Time][]Input{Samples: {}, Gaps: {}, Catalogue: {}}, outputs: map[string]int64{},
+		digests: map[string]map[string]string{}}
 	hashes, err := fileHashes(ctx, place)
 	if err != nil {
 		return nil, err
@@ -50,6 +53,11 @@ func look(ctx context.Context, place objects.Place) (*inventory, error) {
 		}
 		for _, list := range v.files[view] {
 			sortInputs(list)
+		}
+	}
+	for _, in := range v.files[Catalogue][time.Time{}] {
+		if v.digests[in.Key], err = digests(ctx, place, in.Key); err != nil {
+			return nil, fmt.Errorf("read %s of %s: %w", in.Key, place, err)
 		}
 	}
 	err = place.List(ctx, result.Prefix, func(key string, size int64) error {
@@ -101,7 +109,10 @@ func (v *inventory) inputs(ctx context.Context, st *state, r result.Result, day 
 	var out []Input
 	for _, need := range needs(r.Name) {
 		if need.view == Catalogue {
-			out = append(out, v.files[Catalogue][time.Time{}]...)
+			for _, in := range v.files[Catalogue][time.Time{}] {
+				in.Hash = v.digests[in.Key][r.Name]
+				out = append(out, in)
+			}
 			continue
 		}
 		for d := day.AddDate(0, 0, -need.days); !d.After(day); d = d.AddDate(0, 0, 1) {
@@ -122,6 +133,10 @@ func (v *inventory) inputs(ctx context.Context, st *state, r result.Result, day 
 				out = append(out, Input{View: need.view, Key: result.Key(name, d, 0), Size: m.Bytes, Hash: m.SHA256})
 			}
 		}
+	}
+	// availability reads the catalogue to know whom a gap concerns.
+	if r.Name == "availability" && !slices.ContainsFunc(out, func(in Input) bool { return in.View == Gaps }) {
+		out = slices.DeleteFunc(out, func(in Input) bool { return in.View == Catalogue })
 	}
 	sortInputs(out)
 	return out, nil

@@ -52,6 +52,9 @@ func (e *engine) Compute(ctx context.Context, q Query) (int64, error) {
 			if err != nil {
 				return 0, err
 			}
+			if v == Catalogue {
+				data = []byte("catalogue")
+			}
 			fmt.Fprintf(&b, "%s %s %d %x\n", v, f.Site, len(data), data[:min(len(data), 40)])
 		}
 	}
@@ -86,6 +89,13 @@ func put(t *testing.T, p objects.Place, key, text string) {
 	if err := p.Put(context.Background(), key, []byte(text)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func putCatalogue(t *testing.T, p objects.Place, entries ...lake.Entry) {
+	t.Helper()
+	var b bytes.Buffer
+	must(t, lake.WriteCatalogue(&b, entries))
+	put(t, p, lake.CatalogueKey("c", 0), b.String())
 }
 
 func get(t *testing.T, p objects.Place, key string) string {
@@ -129,7 +139,7 @@ func archive(t *testing.T, bucket bool) objects.Place {
 	put(t, p, lake.SamplesKey("c", day(10), 0), "samples of the 10th, of another site")
 	put(t, p, lake.SamplesKey("c", day(11), 0), "samples of the 11th")
 	put(t, p, lake.GapsKey("c", day(10), 0), "gaps")
-	put(t, p, lake.CatalogueKey("c", 0), "catalogue")
+	putCatalogue(t, p, lake.Entry{Tag: "c/d/n", Counter: true})
 	put(t, p, "samples/site=c/date=2026-11-10/.part-12345", "half a file")
 	return p
 }
@@ -226,6 +236,46 @@ func TestSameSize(t *testing.T) {
 	analyse(t, o)
 	if got := e.took(); got != "hourly 11-11" {
 		t.Error(got)
+	}
+}
+
+// TestCatalogue: of the catalogue, what a result reads of it counts.
+func TestCatalogue(t *testing.T) {
+	p, e := archive(t, false), &engine{t: t, same: true}
+	o := options(t, p, e)
+	analyse(t, o)
+	e.took()
+	counter := lake.Entry{Tag: "c/d/n", Counter: true, Gateway: "gw1", Stream: "s1"}
+	const days = "%[1]s 11-10, %[2]s 11-10, %[1]s 11-11, %[2]s 11-11"
+	for _, c := range []struct {
+		what    string
+		entries []lake.Entry
+		want    string
+	}{
+		{"another gateway", []lake.Entry{counter}, "availability 11-10, availability 11-11"},
+		{"a description", []lake.Entry{{Tag: "c/d/n", Counter: true, Gateway: "gw1", Stream: "s1", Description: "x", Since: day(3)}}, ""},
+		{"a new thermometer", []lake.Entry{counter, {Tag: "c/d/t"}}, "availability 11-10, availability 11-11"},
+		{"a counter's end", []lake.Entry{{Tag: "c/d/n", Counter: true, Gateway: "gw1", Stream: "s1", CounterMax: 65535}, {Tag: "c/d/t"}}, "energy 11-10, energy 11-11"},
+		{"no counter any more", []lake.Entry{{Tag: "c/d/n", Gateway: "gw1", Stream: "s1"}, {Tag: "c/d/t"}}, fmt.Sprintf(days, "energy", "anomaly")},
+	} {
+		putCatalogue(t, p, c.entries...)
+		analyse(t, o)
+		if got := e.took(); got != c.want {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+	// Without gaps nobody is concerned.
+	must(t, p.Delete(context.Background(), lake.GapsKey("c", day(10), 0)))
+	analyse(t, o)
+	e.took()
+	putCatalogue(t, p, counter)
+	analyse(t, o)
+	if got := e.took(); strings.Contains(got, "availability") {
+		t.Error(got)
+	}
+	put(t, p, lake.CatalogueKey("c", 0), "no Parquet")
+	if _, err := Run(context.Background(), o); err == nil || !strings.Contains(err.Error(), "read catalogue/site=c/part-00000.parquet of ") {
+		t.Error(err)
 	}
 }
 

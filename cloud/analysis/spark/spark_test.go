@@ -1,6 +1,7 @@
 package spark
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,7 +84,11 @@ func setup(t *testing.T) (*fake, analysis.Options) {
 	put(t, p, lake.SamplesKey("c", day(10), 0), "samples")
 	put(t, p, lake.SamplesKey("007", day(10), 0), "samples")
 	put(t, p, lake.SamplesKey("c", day(11), 0), "samples of the 11th")
-	put(t, p, lake.CatalogueKey("c", 0), "catalogue")
+	var catalogue bytes.Buffer
+	if err := lake.WriteCatalogue(&catalogue, nil); err != nil {
+		t.Fatal(err)
+	}
+	put(t, p, lake.CatalogueKey("c", 0), catalogue.String())
 	f := &fake{t: t, place: p, steps: 100, rows: 3, used: map[string]bool{}}
 	return f, analysis.Options{Place: p, Engine: &Engine{Place: p, Runner: f}, Log: slog.New(slog.DiscardHandler)}
 }
