@@ -202,7 +202,7 @@ func (a *archive) cursors(ctx context.Context, w window, want func(string) bool)
 		for _, key := range keys {
 			for _, tag := range tags {
 				filter := lake.Filter{Tags: []string{tag}, From: w.from, To: w.to}
-				out = append(out, newChannel(ctx, func(emit func(*format.Row) error) error { return a.read(ctx, key, filter, emit) }))
+				out = append(out, a.newChannel(ctx, func(emit func(*format.Row) error) error { return a.read(ctx, key, filter, emit) }))
 			}
 		}
 	}

@@ -301,7 +301,7 @@ func (f *files) windows(context.Context) []window {
 // cursors implements source.
 func (f *files) cursors(ctx context.Context, w window, want func(string) bool) ([]cursor, error) {
 	take := func(tag string) bool { return f.fits(tag) && want(tag) }
-	blocks := newChannel(ctx, func(emit func(*format.Row) error) error { return f.read(ctx, w, take, emit) })
+	blocks := f.newChannel(ctx, func(emit func(*format.Row) error) error { return f.read(ctx, w, take, emit) })
 	moved := f.strays.within(w, want)
 	lines := strays{rows: f.lines}
 	return []cursor{blocks, moved, lines.within(w, want)}, nil

@@ -149,9 +149,10 @@ type channel struct {
 	at   int
 }
 
-func newChannel(ctx context.Context, fill func(emit func(*format.Row) error) error) *channel {
+// newChannel starts the goroutine. It ends with ctx, and r.started waits for it.
+func (r *run) newChannel(ctx context.Context, fill func(emit func(*format.Row) error) error) *channel {
 	c := &channel{rows: make(chan []format.Row, 2)}
-	go func() {
+	r.started.Go(func() {
 		defer close(c.rows)
 		batch := make([]format.Row, 0, batchRows)
 		send := func() error {
@@ -173,7 +174,7 @@ func newChannel(ctx context.Context, fill func(emit func(*format.Row) error) err
 		if c.err == nil && len(batch) > 0 {
 			c.err = send()
 		}
-	}()
+	})
 	return c
 }
 

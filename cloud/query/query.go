@@ -18,6 +18,7 @@ import (
 	"millrace/cloud/catalogue"
 	"millrace/cloud/format"
 	"millrace/cloud/objects"
+	"millrace/internal/backoff"
 	"millrace/sample"
 	"millrace/sample/weektable"
 )
@@ -44,6 +45,9 @@ type Store struct {
 	Catalogue Catalogue
 	Archive   objects.Place // nil: none
 	Dir       string        // of a file sink; it is read alone
+	// Sleep waits between tries while a table throttles; backoff.Sleep where it is
+	// nil.
+	Sleep func(ctx context.Context, d time.Duration) bool
 }
 
 // Quality says which samples are wanted.
@@ -150,6 +154,9 @@ func Run(ctx context.Context, s Store, q Request) (*Report, error) {
 	case q.From.Before(minTime) || q.To.After(maxTime):
 		return nil, fmt.Errorf("times are from %s to %s", minTime.Format(time.RFC3339), maxTime.Format(time.RFC3339))
 	}
+	if s.Sleep == nil {
+		s.Sleep = backoff.Sleep
+	}
 	r := &run{store: s, Request: q, told: map[string]int{}}
 	src, err := r.open(ctx)
 	if err != nil {
@@ -216,6 +223,8 @@ type run struct {
 	mu     sync.Mutex
 	told   map[string]int // problems, by what they have in common
 	seen   seen
+	// started are the goroutines that read a window.
+	started sync.WaitGroup
 	// interest says which gaps concern the tags; sources fill it.
 	interest interest
 	units    map[string]string // of the tags
@@ -303,6 +312,7 @@ func (r *run) hand(row *format.Row) error {
 // one reads a window.
 func (r *run) one(ctx context.Context, src source, w window, want func(string) bool, fn func(*format.Row) error) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer r.started.Wait()
 	defer cancel()
 	cursors, err := src.cursors(ctx, w, want)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -415,6 +416,30 @@ func TestDenied(t *testing.T) {
 	db := &denied{Tables: r.db, stream: "s0002"}
 	a := ask(t, Store{Tables: db, Prefix: prefix, Catalogue: c}, Request{Tags: []string{"north/*"}, From: sunday, To: monday, Raw: true})
 	if len(a.rows) != 5 || a.Problems != 1 || !strings.Contains(a.problems[0], "stream north#gw1#s0002 cannot be read to its end: AccessDeniedException") {
+		t.Errorf("%d rows, %q", len(a.rows), a.problems)
+	}
+}
+
+// A table that throttles is read on, more slowly, and nothing is missing.
+func TestThrottled(t *testing.T) {
+	r, c := plantRig(t)
+	var mu sync.Mutex
+	slept := 0
+	s := Store{Tables: &busy{Tables: r.db, first: 4, tries: map[string]int{}}, Prefix: prefix, Catalogue: c, Sleep: func(_ context.Context, d time.Duration) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		slept++
+		if d > 20*time.Second {
+			t.Errorf("it waits for %s", d)
+		}
+		return true
+	}}
+	a := ask(t, s, Request{Tags: []string{"north/*"}, From: sunday, To: monday.Add(time.Hour), Raw: true})
+	if len(a.rows) != 8 || a.Problems != 0 || slept != 8 {
+		t.Errorf("%d rows, %q, slept %d times", len(a.rows), a.problems, slept)
+	}
+	s.Tables, s.Sleep = &busy{Tables: r.db, first: 4, tries: map[string]int{}}, func(context.Context, time.Duration) bool { return false }
+	if a := ask(t, s, Request{Tags: []string{power}, From: sunday, To: monday, Raw: true}); len(a.rows) != 0 || a.Problems != 1 {
 		t.Errorf("%d rows, %q", len(a.rows), a.problems)
 	}
 }

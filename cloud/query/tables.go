@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/cloud/format"
+	"millrace/internal/backoff"
 	"millrace/sample/block"
 	"millrace/sample/weektable"
 )
@@ -156,7 +158,7 @@ func (t *weekTables) cursors(ctx context.Context, w window, want func(string) bo
 	}
 	for _, s := range open {
 		part := partition{weekTables: t, table: table, stream: s, window: w, limit: limit, take: t.taker(streams[s], want)}
-		out = append(out, newChannel(ctx, func(emit func(*format.Row) error) error { return part.read(ctx, emit) }))
+		out = append(out, t.newChannel(ctx, func(emit func(*format.Row) error) error { return part.read(ctx, emit) }))
 	}
 	return out, nil
 }
@@ -275,13 +277,15 @@ func (p *partition) read(ctx context.Context, emit func(*format.Row) error) erro
 // their start. What cannot be read is told.
 func (p *partition) each(ctx context.Context, fn func(first int64, b *block.Block) error) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
 	defer cancel()
 	pages := make(chan []map[string]types.AttributeValue, 1)
 	var failed error // set before pages is closed
-	go func() {
+	fetching.Go(func() {
 		defer close(pages)
 		failed = p.fetch(ctx, pages)
-	}()
+	})
 	dec, err := block.NewDecoder()
 	if err != nil {
 		return err
@@ -328,6 +332,9 @@ func (p *partition) fetch(ctx context.Context, pages chan<- []map[string]types.A
 	if p.limit > 0 {
 		in.Limit = aws.Int32(int32(p.limit))
 	}
+	// The SDK has tried three times before; a table that throttles is read on, more
+	// slowly.
+	patience, tries := backoff.Policy{Base: time.Second, Max: 20 * time.Second}, 0
 	for {
 		select {
 		case p.gate <- struct{}{}:
@@ -336,9 +343,14 @@ func (p *partition) fetch(ctx context.Context, pages chan<- []map[string]types.A
 		}
 		out, err := p.store.Tables.Query(ctx, in)
 		<-p.gate
+		if err != nil && connect.ClassOf(err) == connect.Throttled && p.store.Sleep(ctx, patience.Wait(tries)) {
+			tries++
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		tries = 0
 		select {
 		case pages <- out.Items:
 		case <-ctx.Done():
