@@ -78,6 +78,23 @@ func TestDayWithoutRows(t *testing.T) {
 	}
 }
 
+// TestATableThatWasMadeAnew is filled again, though the ledger is still there.
+func TestATableThatWasMadeAnew(t *testing.T) {
+	p, db := archive(t), newMemory()
+	putHours(t, p, day28, hour("north/m1/power", day28, 0, 2))
+	load(t, options(p, db))
+	db.names()
+	db.dropped = "hourly"
+	load(t, options(p, db))
+	if row := db.ledger[result.Key("hourly", day28, 0)]; db.names() != "load hourly of 2026-11-28" || row[2] != "2" {
+		t.Errorf("%v", row)
+	}
+	db.dropped = ""
+	if load(t, options(p, db)); db.names() != "" {
+		t.Error("it is loaded a third time")
+	}
+}
+
 // TestComputedResultsAreNotRead: the state beside the results has their hashes.
 func TestComputedResultsAreNotRead(t *testing.T) {
 	p, db := archive(t), newMemory()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +48,13 @@ func (l *loaded) empty() bool {
 		}
 	}
 	return true
+}
+
+func (l *loaded) rows() (n int64) {
+	for _, f := range l.files {
+		n += f.Rows
+	}
+	return n
 }
 
 // same says that the folder's files, which are hashed, are those in the ledger.
@@ -100,6 +108,9 @@ func (l *loader) plan(ctx context.Context, t *target) (*plan, error) {
 			return nil, fmt.Errorf("read %s.%s: %w", l.Schema, ledgerTable, err)
 		}
 	}
+	if err := l.forget(ctx, p); err != nil {
+		return nil, err
+	}
 	folders, err := l.list(ctx, t)
 	if err != nil {
 		return nil, err
@@ -134,6 +145,28 @@ func (l *loader) plan(ctx context.Context, t *target) (*plan, error) {
 	}
 	slices.SortFunc(p.folders, func(a, b *folder) int { return strings.Compare(a.key, b.key) })
 	return p, nil
+}
+
+// forget takes from the ledger what it has of a table that is empty: somebody has
+// dropped it and made it anew. The versions stay, so that the loads to come are
+// others than those before.
+func (l *loader) forget(ctx context.Context, p *plan) error {
+	if !slices.ContainsFunc(slices.Collect(maps.Values(p.ledger)), func(e *loaded) bool { return e.rows() > 0 }) {
+		return nil
+	}
+	table := l.Schema + "." + p.target.name
+	some, err := l.DB.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 1")
+	if err != nil {
+		return fmt.Errorf("read %s: %w", table, err)
+	}
+	if len(some) > 0 {
+		return nil
+	}
+	l.Log.Warn("the table is empty, though the ledger says otherwise: all of it is loaded again", "table", table)
+	for _, e := range p.ledger {
+		e.files = map[string]File{}
+	}
+	return nil
 }
 
 // firstFile is the name of a folder's first file.

@@ -264,6 +264,21 @@ func TestCloudWarehouseOnPostgres(t *testing.T) {
 	}
 	answers(t, db, `SELECT COUNT(*), MIN("hour") FROM millrace.energy`, "24 2026-11-29 00:00:00")
 
+	// A table is dropped and made anew.
+	if _, err := db.Query(t.Context(), `DROP TABLE millrace.energy CASCADE`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := warehouse.Load(t.Context(), o); !errors.Is(err, warehouse.ErrTables) {
+		t.Errorf("without its table: %v", err)
+	}
+	if err := errors.Join(warehouse.Apply(t.Context(), db, "ddl", warehouse.Script(warehouse.PostgreSQL, warehouse.DefaultSchema)),
+		warehouse.Apply(t.Context(), db, "views", warehouse.Views(warehouse.PostgreSQL, warehouse.DefaultSchema))); err != nil {
+		t.Fatal(err)
+	}
+	if got := loadNow(t, o); got != "energy 1/24" {
+		t.Errorf("after a table was made anew: %s", got)
+	}
+
 	// Fewer files of samples, and one of them is the same.
 	if err := p.Delete(t.Context(), lake.SamplesKey("north", loadedDay, 1)); err != nil {
 		t.Fatal(err)
