@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
 	"millrace/cloud/objects"
 	"millrace/internal/backoff"
@@ -335,16 +337,50 @@ func (m *mortal) BatchWriteItem(ctx context.Context, in *dynamodb.BatchWriteItem
 	return strike(m, func() (*dynamodb.BatchWriteItemOutput, error) { return m.db.BatchWriteItem(ctx, in, o...) })
 }
 
+func (m *mortal) PutItem(ctx context.Context, in *dynamodb.PutItemInput, o ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	return strike(m, func() (*dynamodb.PutItemOutput, error) { return m.db.PutItem(ctx, in, o...) })
+}
+
+func (m *mortal) BatchGetItem(ctx context.Context, in *dynamodb.BatchGetItemInput, o ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error) {
+	return m.db.BatchGetItem(ctx, in, o...)
+}
+
+func (m *mortal) Query(ctx context.Context, in *dynamodb.QueryInput, o ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error) {
+	return m.db.Query(ctx, in, o...)
+}
+
+func (m *mortal) Scan(ctx context.Context, in *dynamodb.ScanInput, o ...func(*dynamodb.Options)) (*dynamodb.ScanOutput, error) {
+	return m.db.Scan(ctx, in, o...)
+}
+
 // TestLedger: with duplicates, any order, workers that die at any call, answers
 // that are lost, throttling and items that are left over, every sample is once
-// in the tables and none is missing.
+// in the tables and none is missing, and so are the records in theirs. The archive
+// of the tables has their counts and hashes, and its rows are what was issued.
 func TestLedger(t *testing.T) {
 	c := newCloud(t)
-	now := time.Now()
+	for _, name := range catalogue.Tables("plant") {
+		c.table(t, name)
+	}
+	now := time.Now().Truncate(time.Minute) // no block holds two days
 	const streams = 5
+	const reports = 12 // blocks of the system stream
 	total := (*ledgerSamples + *ledgerBlock - 1) / *ledgerBlock
 	sent := map[string]string{} // identity → bytes
 	var messages []types.Message
+	tr := newTruth()
+	for i := range reports {
+		at := now.Add(-time.Duration(i) * 20 * time.Hour)
+		data := sysBlock(t, uint64(i+1), at)
+		h, err := block.ReadHeader(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent[h.Identity()] = string(data)
+		c.tableOf(t, "plant", h.First)
+		messages = append(messages, messageOf(t, data), messageOf(t, data))
+		tr.expect(t, data)
+	}
 	for i := range total {
 		h := header(uint64(i/streams + 1))
 		h.Stream = fmt.Sprintf("s%04d", i%streams)
@@ -352,6 +388,7 @@ func TestLedger(t *testing.T) {
 		at := now.Add(-time.Duration(i%3) * 7 * 24 * time.Hour).Add(-time.Duration(i) * time.Minute)
 		data := blockOf(t, h, at, *ledgerBlock)
 		sent[h.Identity()] = string(data)
+		tr.issue(h.Site+"/meter/"+h.Stream, at, *ledgerBlock)
 		c.tableOf(t, "plant", at.UnixNano())
 		m := messageOf(t, data)
 		messages = append(messages, m)
@@ -379,6 +416,7 @@ func TestLedger(t *testing.T) {
 				o := options(&book{})
 				o.QueueURL, o.DeadLetterURL, o.Concurrency = c.url, c.dead, 2
 				o.Visibility, o.Backoff = time.Second, backoff.Policy{Base: 5 * time.Millisecond, Max: 50 * time.Millisecond}
+				o.Records = &catalogue.Store{DB: m, Prefix: "plant"}
 				w, err := New(o, m, m)
 				if err != nil {
 					done <- err
@@ -418,12 +456,9 @@ func TestLedger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type moment struct {
-		tag string
-		at  int64
-	}
-	seen := make(map[moment]struct{}, *ledgerSamples)
-	for _, table := range names.TableNames {
+	tr.again()
+	weeks := slices.DeleteFunc(names.TableNames, func(name string) bool { _, _, ok := weektable.ParseTable(name); return !ok })
+	for _, table := range weeks {
 		for _, it := range c.items(t, table) {
 			data := it[weektable.AttrBlock].(*ddbtypes.AttributeValueMemberB).Value
 			b, err := dec.Decode(data)
@@ -436,19 +471,29 @@ func TestLedger(t *testing.T) {
 			delete(sent, b.Identity())
 			blocks++
 			for s := range b.All() {
-				seen[moment{s.Tag, s.Time}] = struct{}{}
+				if err := tr.see(&s); err != nil {
+					t.Fatal(err)
+				}
 				samples++
 			}
 		}
 	}
-	if len(sent) != 0 || blocks != total || samples != total**ledgerBlock || len(seen) != samples {
-		t.Errorf("%d blocks missing; %d blocks and %d samples in the tables, %d of them different", len(sent), blocks, samples, len(seen))
+	all := total**ledgerBlock + 2*reports
+	if len(sent) != 0 || blocks != total+reports || samples != all || tr.seen != all {
+		t.Errorf("%d blocks missing; %d blocks and %d samples in the tables, %d of them as issued", len(sent), blocks, samples, tr.seen)
+	}
+	store := &catalogue.Store{DB: c.db, Prefix: "plant"}
+	entries, gaps := 0, 0
+	if err := errors.Join(store.Entries(t.Context(), "north", func(*catalogue.Entry) error { entries++; return nil }),
+		store.Gaps(t.Context(), "north", time.Time{}, time.Time{}, func(*catalogue.Gap) error { gaps++; return nil })); err != nil || entries != reports || gaps != reports {
+		t.Errorf("%d entries and %d gaps of %d each; %v", entries, gaps, reports, err)
 	}
 	if deaths.Load() < 2 || c.backlog(t, c.dead) != 0 {
 		t.Errorf("%d workers died, %d dead letters", deaths.Load(), c.backlog(t, c.dead))
 	}
 	t.Logf("%d samples in %d blocks, sent as %d messages: every one once in %d tables after %v; %d workers killed",
-		samples, blocks, len(messages), len(names.TableNames), took.Round(time.Millisecond), deaths.Load())
+		samples, blocks, len(messages), len(weeks), took.Round(time.Millisecond), deaths.Load())
+	c.archived(t, store, tr, all, reports)
 }
 
 // await waits until the queue is empty, faults or not.
