@@ -76,14 +76,13 @@ func every() []Row {
 	return out
 }
 
-func write(t *testing.T, rows []Row) []byte { return writeGroups(t, rows, groupRows) }
+func write(t *testing.T, rows []Row) []byte { return writeGroups(t, rows, groupRows, pageBytes) }
 
-// writeGroups writes row groups of n rows.
-func writeGroups(t *testing.T, rows []Row, n int64) []byte {
+// writeGroups writes row groups of n rows and pages of that many bytes.
+func writeGroups(t *testing.T, rows []Row, n int64, page int) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w := NewWriter(&b)
-	w.most = n
+	w := newWriter(&b, n, page)
 	for i := range rows {
 		if err := w.Write(&rows[i]); err != nil {
 			t.Fatal(err)
@@ -182,7 +181,7 @@ func many() (rows []Row) {
 
 func TestRowGroupsAreReadByNeed(t *testing.T) {
 	rows := many()
-	data := writeGroups(t, rows, 8000)
+	data := writeGroups(t, rows, 8000, pageBytes)
 	file, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +207,52 @@ func TestRowGroupsAreReadByNeed(t *testing.T) {
 	}
 	if got := read(t, data, Filter{From: 1999e9}); len(got) != 12 {
 		t.Errorf("%d rows of the last second, want 12", len(got))
+	}
+}
+
+// TestFilters: whatever is asked for, those rows come that a look at each would
+// find, from small pages and row groups.
+func TestFilters(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	var rows []Row
+	for tag := range 9 {
+		at := int64(-3_000_000)
+		for range r.IntN(6000) {
+			at += r.Int64N(3000)
+			row := Row{Gateway: fmt.Sprint("gw", r.IntN(2)), Stream: "s0001"}
+			row.Tag, row.Time, row.Value = fmt.Sprint("north/m/", tag), at, sample.IntValue(r.Int64())
+			switch r.IntN(5) {
+			case 0:
+				row.SourceTime, row.Time = at|1, at+5
+			case 1:
+				row.Producer, row.Seq = fmt.Sprint("p", r.IntN(3)), r.Uint64()
+			case 2:
+				row.Value = sample.StringValue(strings.Repeat("x", r.IntN(50)))
+			}
+			rows = append(rows, row)
+		}
+	}
+	data := writeGroups(t, rows, 5000, 2000)
+	for range 60 {
+		f := Filter{}
+		for range r.IntN(3) {
+			f.Tags = append(f.Tags, fmt.Sprint("north/m/", r.IntN(11)))
+		}
+		if r.IntN(3) > 0 {
+			f.From = r.Int64N(12_000_000) - 4_000_000
+		}
+		if r.IntN(3) > 0 {
+			f.To = r.Int64N(12_000_000) - 4_000_000
+		}
+		var want []Row
+		for _, row := range rows {
+			if at := row.PrimaryTime(); (f.Tags == nil || slices.Contains(f.Tags, row.Tag)) && (f.From == 0 || at >= f.From) && (f.To == 0 || at < f.To) {
+				want = append(want, row)
+			}
+		}
+		if got := read(t, data, f); !slices.Equal(got, want) {
+			t.Fatalf("%+v: %d rows, want %d", f, len(got), len(want))
+		}
 	}
 }
 

@@ -25,17 +25,25 @@ func (f *Filter) takes(tag string, ns int64) bool {
 	return len(f.Tags) == 0 || slices.Contains(f.Tags, tag)
 }
 
+// inMicros reports whether a time from least to most, in whole µs, may be read.
+func (f *Filter) inMicros(least, most int64) bool {
+	from, _ := split(f.From)
+	to, _ := split(f.To)
+	return (f.From == 0 || most >= from) && (f.To == 0 || least <= to)
+}
+
 // overlaps reports whether rows between these bounds may be read.
 func (f *Filter) overlaps(leastTag, mostTag string, least, most int64) bool {
-	if f.From != 0 && most < f.From/1000 || f.To != 0 && least > f.To/1000 {
+	if !f.inMicros(least, most) {
 		return false
 	}
 	return len(f.Tags) == 0 || slices.ContainsFunc(f.Tags, func(tag string) bool { return tag >= leastTag && tag <= mostTag })
 }
 
 // Read calls fn for the rows of a file of samples that a filter takes, in the
-// file's order. The row is overwritten by the next; its strings may be kept. Row
-// groups whose tags and times lie outside are not read. An error of fn ends it
+// file's order. The row is overwritten by the next; its strings may be kept. Of row
+// groups whose tags and times lie outside nothing is read, and of the others tags,
+// times and the pages that hold what is taken. An error of fn ends it
 // and is returned.
 func Read(r io.ReaderAt, size int64, f Filter, fn func(*Row) error) error {
 	file, err := open(r, size, parquet.SchemaOf(record{}))
@@ -47,7 +55,7 @@ func Read(r io.ReaderAt, size int64, f Filter, fn func(*Row) error) error {
 		if !f.mayHold(group) {
 			continue
 		}
-		err := readGroup(group, func(rec *record) error {
+		err := readSamples(group, &f, func(rec *record) error {
 			if !f.takes(rec.Tag, rec.Time*1000+int64(rec.TimeNanos)) {
 				return nil
 			}
@@ -95,12 +103,6 @@ func open(r io.ReaderAt, size int64, want *parquet.Schema) (*parquet.File, error
 	return file, nil
 }
 
-// The places of columns that are looked at by themselves.
-const (
-	columnTag  = 0
-	columnTime = 1
-)
-
 // mayHold reports whether a row group may hold rows that a filter takes, by the
 // bounds that it states. One that states none may.
 func (f *Filter) mayHold(group parquet.RowGroup) bool {
@@ -141,7 +143,7 @@ func readGroup[T any](group parquet.RowGroup, fn func(*T) error) (err error) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("it cannot be read to its end: %w", err)
+			return unreadable(err)
 		}
 	}
 }

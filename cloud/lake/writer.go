@@ -49,16 +49,20 @@ type Writer struct {
 }
 
 // NewWriter begins a file of samples.
-func NewWriter(w io.Writer) *Writer {
+func NewWriter(w io.Writer) *Writer { return newWriter(w, groupRows, pageBytes) }
+
+// newWriter begins a file with row groups of that many rows, and pages of that
+// many bytes.
+func newWriter(w io.Writer, rows int64, page int) *Writer {
 	return &Writer{
 		// The bounds of value and time say nothing that a NaN does not upset, and
 		// a reader takes them at their word.
 		w: parquet.NewGenericWriter[record](w, options(
-			parquet.SkipPageBounds("value"), parquet.SkipPageStatistics("value"), parquet.SkipPageBounds("text"),
+			parquet.PageBufferSize(page), parquet.SkipPageBounds("value"), parquet.SkipPageStatistics("value"), parquet.SkipPageBounds("text"),
 			parquet.SortingWriterConfig(parquet.SortingColumns(parquet.Ascending("tag"), parquet.Ascending("time"))))...),
 		batch: make([]record, 0, batchRows),
 		cells: make([]cells, batchRows),
-		most:  groupRows,
+		most:  rows,
 	}
 }
 
