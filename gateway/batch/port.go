@@ -180,7 +180,9 @@ func (p *Port) resolve(s *sample.Sample) (*entry, error) {
 	if err := sample.CheckTag(s.Tag); err != nil {
 		return nil, err
 	}
-	return p.b.register(p, s.Tag, p.info.Class, &plain), nil
+	e := p.b.register(p, s.Tag, p.info.Class, &plain)
+	p.b.catalogue(p, &TagInfo{Name: s.Tag})
+	return e, nil
 }
 
 // plain is the rule of dynamic tags: nothing is scaled or suppressed.

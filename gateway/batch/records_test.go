@@ -207,6 +207,34 @@ func TestCatalogueRecords(t *testing.T) {
 	}
 }
 
+// A tag that is not in the configuration goes up when it first speaks, and not
+// again after a restart.
+func TestCatalogueOfDynamicTags(t *testing.T) {
+	s := &store{}
+	state := &spool.State{Epoch: 7}
+	for range 2 {
+		clock := &hand{t: noon}
+		b := openAt(t, s, state, clock)
+		p, err := b.Open(source())
+		must(t, err)
+		for i := range 3 {
+			must(t, p.Emit(t.Context(), []sample.Sample{at("s/d/new", i, clock.t)}, nil))
+		}
+		turn(t, b, true)
+		state = s.state(7)
+	}
+	_, samples := s.blocks(t)
+	var got []string
+	for _, v := range samples {
+		if v.Tag == ledger.CatalogueTag("s", "g") {
+			got = append(got, v.Value.Str())
+		}
+	}
+	if want := []string{`{"tag":"s/d/new","stream":"s0001","source":"src"}`}; !slices.Equal(got, want) {
+		t.Errorf("records %q, want %q", got, want)
+	}
+}
+
 func TestHeartbeats(t *testing.T) {
 	clock := &hand{t: noon}
 	s := &store{}
