@@ -5,10 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
+	"millrace/cloud/catalogue"
 	"millrace/cloud/lake"
 	"millrace/cloud/objects"
 	"millrace/sample"
+	"millrace/sample/ledger"
 )
 
 // readArchive reads all samples of the archive, tag by tag in the order of time.
@@ -91,4 +94,38 @@ func count(into map[string]int, stream string, s *sample.Sample) {
 		return
 	}
 	into[fmt.Sprintf("%s %s %s at %d, stream %s", s.Tag, s.Value, s.Quality, s.Time, stream)]++
+}
+
+// catalogueAccount sees that each tag of the plant is in the catalogue that the
+// workers filled, and the counter as one.
+func (w *world) catalogueAccount(ctx context.Context) error {
+	rows, _, err := w.readArchive(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]ledger.CatalogueEntry{}
+	store := &catalogue.Store{DB: w.db, Prefix: prefix}
+	err = store.Entries(ctx, Site, func(e *catalogue.Entry) error {
+		known[e.Tag] = e.CatalogueEntry
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	const name = "catalogue"
+	var faults []string
+	seen := map[string]bool{}
+	for i := range rows {
+		tag := rows[i].Tag
+		if _, there := known[tag]; !there && !seen[tag] && !strings.Contains(tag, "/$") {
+			faults = append(faults, tag+" is missing")
+		}
+		seen[tag] = true
+	}
+	if e := known[energyTag]; !e.Counter || e.CounterMax != counterMax || e.Unit != "kWh" {
+		faults = append(faults, fmt.Sprintf("%s is %+v, it should be a counter of kWh to %d", energyTag, e, counterMax))
+	}
+	w.report.find(name, faults...)
+	w.report.Stages = append(w.report.Stages, Stage{Name: "tags in the catalogue", Count: len(known), Plant: -1})
+	return nil
 }

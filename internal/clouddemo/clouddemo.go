@@ -93,6 +93,7 @@ type world struct {
 	accepted *collector
 	// archive is a folder, in the place of a bucket.
 	archive objects.Place
+	exports objects.Place // likewise
 	logger  *logger
 	// The key by which results are signed, and the one by which the site knows them.
 	private ed25519.PrivateKey
@@ -203,7 +204,10 @@ func (w *world) run(ctx context.Context) error {
 	if err := w.analyse(ctx); err != nil {
 		return err
 	}
-	for _, account := range []func(context.Context) error{w.tablesAccount, w.archiveAccount, w.resultsAccount, w.mirrorAccount} {
+	if err := w.export(ctx); err != nil {
+		return err
+	}
+	for _, account := range []func(context.Context) error{w.tablesAccount, w.archiveAccount, w.catalogueAccount, w.resultsAccount, w.exportAccount, w.mirrorAccount} {
 		if err := account(ctx); err != nil {
 			return err
 		}
@@ -228,6 +232,9 @@ func (w *world) open(ctx context.Context) (err error) {
 		return err
 	}
 	if w.archive, err = objects.Parse(filepath.Join(w.dir, "archive"), nil); err != nil {
+		return err
+	}
+	if w.exports, err = objects.Parse(w.dir, nil); err != nil {
 		return err
 	}
 	if w.plant, err = plant.Start(Site, w.truth); err != nil {

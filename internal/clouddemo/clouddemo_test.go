@@ -63,7 +63,9 @@ func TestDemo(t *testing.T) {
 	}
 	t.Run("tables", func(t *testing.T) { testTables(t, w) })
 	t.Run("archive", func(t *testing.T) { testArchive(t, w) })
+	t.Run("catalogue", func(t *testing.T) { testCatalogue(t, w) })
 	t.Run("results", func(t *testing.T) { testResults(t, w) })
+	t.Run("export", func(t *testing.T) { testExport(t, w) })
 }
 
 // again takes the account of one stage anew.

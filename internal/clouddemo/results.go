@@ -263,10 +263,7 @@ func (w *world) resultsAccount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, res := range result.All() {
-		if len(w.o.Results) > 0 && !slices.Contains(w.o.Results, res.Name) {
-			continue
-		}
+	for _, res := range w.results() {
 		rows, err := w.readResults(ctx, res)
 		if err != nil {
 			return err

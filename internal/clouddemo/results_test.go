@@ -2,16 +2,23 @@ package clouddemo
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
 	"millrace/cloud/analysis/result"
+	"millrace/cloud/catalogue"
 	"millrace/cloud/lake"
 	"millrace/sample"
+	"millrace/sample/weektable"
 )
 
 // someRows are samples of two hours of a tag with all that may come, and of one
@@ -225,4 +232,78 @@ func testResults(t *testing.T, w *world) {
 	if said := w.again(t, w.resultsAccount); len(said) > 0 {
 		t.Errorf("mended: %q", said)
 	}
+}
+
+// testExport changes one line of what was exported at a time.
+func testExport(t *testing.T, w *world) {
+	day := w.truth.Now()
+	samples := fmt.Sprintf("exports/samples/site=%s/date=%s.jsonl", Site, day.UTC().Format(time.DateOnly))
+	results := fmt.Sprintf("exports/hourly/date=%s.jsonl", day.UTC().Format(time.DateOnly))
+	for name, c := range map[string]struct {
+		key    string
+		line   string // begins the line that is changed
+		change func(line string) string
+		want   string
+	}{
+		"nothing":          {samples, `{"tag":"demo/meter01/reg00"`, func(l string) string { return l }, ""},
+		"a sample is gone": {samples, `{"tag":"demo/meter01/reg00"`, func(string) string { return "" }, "export: 1 values of the devices are missing"},
+		"a sample twice":   {samples, `{"tag":"demo/meter01/reg00"`, func(l string) string { return l + l }, "1 are there twice"},
+		"another value": {samples, `{"tag":"demo/meter01/reg00"`, func(l string) string {
+			return regexp.MustCompile(`"value":[0-9.]+`).ReplaceAllString(l, `"value":1.5`)
+		}, "are wrong"},
+		"a row is gone": {results, `{"site":"demo","tag":"demo/meter01/reg00"`, func(string) string { return "" }, "rows, and the result has"},
+		"another mean": {results, `{"site":"demo","tag":"demo/meter01/reg00"`, func(l string) string {
+			return regexp.MustCompile(`"mean":[0-9.]+`).ReplaceAllString(l, `"mean":1.5`)
+		}, "mean is 1.5"},
+	} {
+		before, err := get(t.Context(), w.exports, c.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		changed := false
+		for line := range strings.Lines(string(before)) {
+			if !changed && strings.HasPrefix(line, c.line) {
+				changed = true
+				line = c.change(line)
+			}
+			out.WriteString(line)
+		}
+		if !changed {
+			t.Fatalf("%s: no line begins with %s", name, c.line)
+		}
+		if err := w.exports.Put(t.Context(), c.key, []byte(out.String())); err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Join(w.again(t, w.exportAccount), "\n"); (said == "") != (c.want == "") || !strings.Contains(said, c.want) {
+			t.Errorf("%s: the account says %q, not %q", name, said, c.want)
+		}
+		if err := w.exports.Put(t.Context(), c.key, before); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// testCatalogue takes a tag out of the catalogue.
+func testCatalogue(t *testing.T, w *world) {
+	table := catalogue.Table(prefix)
+	out, err := w.db.Scan(t.Context(), &dynamodb.ScanInput{TableName: &table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, item := range out.Items {
+		if sk := item[weektable.AttrSort].(*types.AttributeValueMemberS).Value; !strings.HasPrefix(sk, energyTag) {
+			continue
+		}
+		remove(t, w.db, table, item)
+		if said := strings.Join(w.again(t, w.catalogueAccount), "\n"); !strings.Contains(said, energyTag+" is missing") || !strings.Contains(said, "it should be a counter") {
+			t.Errorf("the counter is gone, and the account says %q", said)
+		}
+		put(t, w.db, table, item)
+		if said := w.again(t, w.catalogueAccount); len(said) > 0 {
+			t.Errorf("mended: %q", said)
+		}
+		return
+	}
+	t.Error("the counter is not in the catalogue")
 }

@@ -4,12 +4,13 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
 // say prints what happens.
 func (w *world) say(format string, args ...any) {
-	fmt.Fprintf(w.o.Out, "%4.0f s  %s\n", w.since().Seconds(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(w.o.Out, "%4.0f s  %s\n", w.since().Seconds(), strings.TrimRight(fmt.Sprintf(format, args...), " "))
 }
 
 // Print writes the account for people.
