@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"millrace/cloud/analysis/result"
+	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
+	"millrace/cloud/export"
 	"millrace/cloud/pipeline"
 	"millrace/cloud/results"
 	"millrace/internal/bytesize"
@@ -27,7 +29,7 @@ func (c *checker) check() {
 	if err := weektable.CheckPrefix(c.cfg.Prefix); err != nil {
 		c.Wrong("prefix", err.Error(), "it begins the names of all tables")
 	}
-	for _, e := range []struct{ path, value string }{{"endpoints.dynamodb", c.cfg.Endpoints.DynamoDB}, {"endpoints.s3", c.cfg.Endpoints.S3}, {"endpoints.redshift", c.cfg.Endpoints.Redshift}} {
+	for _, e := range []struct{ path, value string }{{"endpoints.dynamodb", c.cfg.Endpoints.DynamoDB}, {"endpoints.s3", c.cfg.Endpoints.S3}, {"endpoints.redshift", c.cfg.Endpoints.Redshift}, {"endpoints.emr", c.cfg.Endpoints.EMR}} {
 		c.endpoint(e.path, e.value)
 	}
 	if c.cfg.Queue.URL != "" {
@@ -150,7 +152,19 @@ func known() (names []string) {
 
 func (c *checker) analyze() {
 	a := &c.cfg.Analyze
-	c.OneOf("analyze.engine", a.Engine, "duckdb", "none")
+	c.OneOf("analyze.engine", a.Engine, "duckdb", "spark", "none")
+	if a.Engine == "spark" {
+		for _, n := range []struct{ path, value, hint string }{{"analyze.application", a.Application, "write the id of the EMR Serverless application"},
+			{"analyze.job_role", a.JobRole, "write the ARN of the role that the job runs as"}} {
+			if n.value == "" {
+				c.Wrong(n.path, "is missing, and engine is spark", n.hint)
+			}
+		}
+		if c.cfg.Archive.Place != "" && !strings.HasPrefix(c.cfg.Archive.Place, "s3://") {
+			c.Wrong("archive.place", "is a folder, which EMR Serverless cannot read", "write s3://bucket/prefix, or engine: duckdb")
+		}
+	}
+	between(c, "analyze.job_timeout", a.JobTimeout, 5*time.Minute, 7*24*time.Hour, "2h is good: a job that takes longer is ended")
 	c.named("analyze.results", a.Results)
 	if a.Memory < 256*bytesize.MiB {
 		c.Wrong("analyze.memory", fmt.Sprintf("%s is less than 256MiB", a.Memory), "1GiB is good for a plant of some thousand tags")
@@ -195,17 +209,36 @@ func (c *checker) warehouse() {
 }
 
 func (c *checker) exports() {
-	names := map[string]string{}
+	names, places := map[string]string{}, map[string]string{}
+	all := append([]string{export.Samples}, known()...)
 	for i := range c.cfg.Export {
 		e, path := &c.cfg.Export[i], fmt.Sprintf("export[%d]", i)
 		c.name(path+".name", e.Name, "export", names)
-		switch {
-		case (e.Result == "") == (len(e.Tags) == 0):
-			c.Wrong(path, "wants either a result or tags", "write result: hourly, or tags: [north/meter1/power]")
-		case e.Result != "" && !slices.Contains(known(), e.Result):
-			c.unknown(path+".result", "result", e.Result, known())
+		if len(e.What) == 0 {
+			c.Wrong(path+".what", "is missing", "write [samples], or results such as [hourly, energy]")
 		}
-		c.OneOf(path+".format", e.Format, "csv", "jsonl", "parquet", "senml")
+		for k, what := range e.What {
+			at := fmt.Sprintf("%s.what[%d]", path, k)
+			if !slices.Contains(all, what) {
+				c.unknown(at, "result", what, all)
+			} else if first, ok := places[e.To+" "+what]; ok {
+				c.Wrong(at, fmt.Sprintf("%s goes to the same place as in line %d, and each would replace the other's files", what, c.At(first).Line), "give one of them another place")
+			} else {
+				places[e.To+" "+what] = at
+			}
+		}
+		if len(e.Tags)+len(e.Sites) > 0 && !slices.Contains(e.What, export.Samples) {
+			c.Wrong(path, "has sites or tags, which are of samples", "leave them out, or write what: [samples]")
+		}
+		for k, tag := range e.Tags {
+			if err := catalogue.CheckPattern(tag); err != nil {
+				c.Wrong(fmt.Sprintf("%s.tags[%d]", path, k), err.Error(), "write it as in north/meter1/power or north/*/power")
+			}
+		}
+		c.OneOf(path+".format", e.Format, "csv", "json", "parquet", "senml")
+		if e.Gzip && e.Format == "parquet" {
+			c.Wrong(path+".gzip", "has no meaning with format: parquet, which is packed by itself", "leave it out")
+		}
 		if e.To == "" {
 			c.Wrong(path+".to", "is missing", "write s3://bucket/prefix or a folder")
 		} else {

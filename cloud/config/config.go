@@ -34,6 +34,7 @@ type Endpoints struct {
 	DynamoDB string `yaml:"dynamodb"`
 	S3       string `yaml:"s3"`
 	Redshift string `yaml:"redshift"`
+	EMR      string `yaml:"emr"`
 }
 
 // Queue is where gateways send blocks to.
@@ -78,6 +79,12 @@ type Analyze struct {
 	Memory  bytesize.Size `yaml:"memory"`
 	Threads int           `yaml:"threads"` // 0: one for each core
 	Dir     string        `yaml:"dir"`
+	// What follows is of the engine spark, on EMR Serverless.
+	Application string        `yaml:"application"`
+	JobRole     string        `yaml:"job_role"` // ARN
+	SparkSubmit string        `yaml:"spark_submit"`
+	JobTimeout  time.Duration `yaml:"job_timeout"`
+	JobLogs     string        `yaml:"job_logs"`
 }
 
 // Warehouse is Redshift, or PostgreSQL in its place.
@@ -103,9 +110,11 @@ func (w *Warehouse) Configured() bool {
 // Export is a set of files for another application.
 type Export struct {
 	Name   string   `yaml:"name"`
-	Result string   `yaml:"result"` // or Tags
-	Tags   []string `yaml:"tags"`
+	What   []string `yaml:"what"` // samples, and names of results
+	Sites  []string `yaml:"sites"`
+	Tags   []string `yaml:"tags"` // of samples; names or patterns
 	Format string   `yaml:"format"`
+	Gzip   bool     `yaml:"gzip"`
 	To     string   `yaml:"to"`
 	// Days is how many days before today are exported each time; today is not.
 	Days int `yaml:"days"`
@@ -152,7 +161,7 @@ func defaults() Config {
 		Prefix:    "millrace",
 		Tables:    Tables{Ahead: 1, Billing: "on_demand", Class: "standard", DialTo: 5, RetentionWeeks: 53},
 		Archive:   Archive{Dir: "/var/lib/millrace-cloud/archive", Segments: 4, RecentWeeks: 2},
-		Analyze:   Analyze{Engine: "duckdb", Memory: bytesize.GiB, Dir: "/var/lib/millrace-cloud/analyze"},
+		Analyze:   Analyze{Engine: "duckdb", Memory: bytesize.GiB, Dir: "/var/lib/millrace-cloud/analyze", JobTimeout: 2 * time.Hour},
 		Warehouse: Warehouse{CopyRole: "default", Schema: "millrace"},
 		Results:   Results{Settle: 5 * time.Minute},
 		Pipeline:  Pipeline{Every: 24 * time.Hour, Offset: 30 * time.Minute, Retry: 15 * time.Minute, Resume: 20 * time.Hour, Lease: pipeline.DefaultLease},

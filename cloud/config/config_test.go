@@ -79,7 +79,7 @@ results:
   targets:
     - &t {site: north, target: a, result: kpi, of: north/m1, column: oee, type: int64, unit: "%", scale: 100, offset: -1, validity: 26h, at_least: {availability: 0.5}}
     - {<<: *t, target: b, type: float64, scale: 1, at_least: {}}
-export: [{name: a, result: hourly, to: /srv/out}]
+export: [{name: a, what: [hourly], to: /srv/out}]
 `))
 	if err != nil {
 		t.Fatal(err)

@@ -70,7 +70,7 @@ func loadConfig(c *command.Call, path string) (*config.Config, error) {
 // aws makes the clients' settings of a configuration. Regions that it does not
 // name are the queue's.
 func connectTo(ctx context.Context, cfg *config.Config) (aws.Config, connect.Settings, error) {
-	s := connect.Settings{Region: cfg.Region, Endpoint: cfg.Endpoints.DynamoDB, S3Endpoint: cfg.Endpoints.S3}
+	s := connect.Settings{Region: cfg.Region, Endpoint: cfg.Endpoints.DynamoDB, S3Endpoint: cfg.Endpoints.S3, Connections: 8}
 	if s.Region == "" {
 		s.Region = connect.RegionOf(cfg.Queue.URL)
 	}

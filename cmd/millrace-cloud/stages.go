@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,11 +14,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"millrace/cloud/analysis"
-	"millrace/cloud/analysis/duckdb"
+	"millrace/cloud/archive"
+	"millrace/cloud/catalogue"
 	"millrace/cloud/config"
 	"millrace/cloud/connect"
+	"millrace/cloud/export"
+	"millrace/cloud/format"
 	"millrace/cloud/objects"
 	"millrace/cloud/pipeline"
+	"millrace/cloud/query"
 	"millrace/cloud/results"
 	"millrace/cloud/tables"
 	"millrace/cloud/warehouse"
@@ -63,8 +66,10 @@ func (w *wiring) stages() []pipeline.Stage {
 	}
 	return []pipeline.Stage{
 		{Name: stageTables, Run: w.tables},
+		{Name: stageArchive, Off: off("", true), Run: w.archive},
 		{Name: stageAnalyze, Off: off("analyze.engine is none", w.cfg.Analyze.Engine != "none"), Run: w.analyze},
 		{Name: stageWarehouse, Off: off("no warehouse is configured", w.cfg.Warehouse.Configured()), Run: w.warehouse},
+		{Name: stageExport, Off: off("no export is configured", len(w.cfg.Export) > 0), Run: w.export},
 		{Name: stageResults, Off: off("no results are configured", len(w.cfg.Results.Targets) > 0), Run: w.results},
 		{Name: stageRetire, Off: off("tables.retire is false", w.cfg.Tables.Retire), Run: w.retire},
 	}
@@ -107,6 +112,39 @@ func (w *wiring) tables(ctx context.Context) (string, error) {
 	return summary, nil
 }
 
+// archive writes the weeks that changed.
+func (w *wiring) archive(ctx context.Context) (string, error) {
+	place, err := w.place()
+	if err != nil {
+		return "", err
+	}
+	m, db := w.manager(), connect.DynamoDB(w.aws, w.at)
+	rows, err := m.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	weeks, err := pipeline.Weeks(ctx, rows, place, w.cfg.Prefix, w.cfg.Archive.RecentWeeks, m.Now)
+	if err != nil {
+		return "", err
+	}
+	var files, changed int
+	var archived, duplicates int64
+	for _, week := range weeks {
+		meter := progress.New(w.out, stageArchive+" "+week, 0, clock.System{})
+		r, err := archive.Run(ctx, archive.Options{DB: db, Place: place, Prefix: w.cfg.Prefix, Week: week, Catalogue: &catalogue.Store{DB: db, Prefix: w.cfg.Prefix},
+			Segments: w.cfg.Archive.Segments, Dir: w.cfg.Archive.Dir, Log: w.log, Progress: meter, Clock: clock.System{}, Sleep: backoff.Sleep})
+		meter.Done()
+		if err != nil {
+			return "", fmt.Errorf("week %s: %w", week, err)
+		}
+		if !r.Unchanged {
+			changed++
+		}
+		files, archived, duplicates = files+r.WrittenFiles, archived+r.Rows, duplicates+r.Duplicates
+	}
+	return fmt.Sprintf("%d weeks looked through, %d changed: %d files written; they hold %d samples, %d duplicates left out", len(weeks), changed, files, archived, duplicates), nil
+}
+
 // analyze computes the results of the days that changed.
 func (w *wiring) analyze(ctx context.Context) (_ string, err error) {
 	a := &w.cfg.Analyze
@@ -114,24 +152,22 @@ func (w *wiring) analyze(ctx context.Context) (_ string, err error) {
 	if o.Place, err = w.place(); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(a.Dir, 0o750); err != nil {
-		return "", fmt.Errorf("make the work directory: %w; name another one in analyze.dir", err)
+	f := analyzeFlags{engine: a.Engine, memory: fmt.Sprintf("%dB", int64(a.Memory)), threads: a.Threads, work: a.Dir, region: w.aws.Region,
+		application: a.Application, role: a.JobRole, parameters: a.SparkSubmit, timeout: a.JobTimeout, logs: a.JobLogs, emrEndpoint: w.cfg.Endpoints.EMR}
+	if f.threads == 0 {
+		f.threads = runtime.NumCPU()
 	}
-	work, err := os.MkdirTemp(a.Dir, "run-*")
-	if err != nil {
-		return "", fmt.Errorf("make a directory in analyze.dir: %w", err)
+	if a.Engine == "spark" {
+		o.Engine, err = f.spark(ctx, o.Place, w.log)
+	} else {
+		var end func() error
+		if o.Engine, end, err = f.duckdb(ctx, o.Place); err == nil {
+			defer func() { err = errors.Join(err, end()) }()
+		}
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	threads := a.Threads
-	if threads == 0 {
-		threads = runtime.NumCPU()
-	}
-	local, err := duckdb.New(ctx, duckdb.Options{Memory: int64(a.Memory), Threads: threads, Dir: work})
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, local.Close()) }()
-	o.Engine = &analysis.Machine{Place: o.Place, Local: local, Dir: work}
 	o.Progress = func(total int64) analysis.Progress { return progress.New(w.out, stageAnalyze, total, clock.System{}) }
 	report, err := analysis.Run(ctx, o)
 	if err != nil {
@@ -186,6 +222,44 @@ func (w *wiring) warehouse(ctx context.Context) (_ string, err error) {
 		files, kept = files+t.Files, kept+t.Kept
 	}
 	return fmt.Sprintf("%d files loaded, %d rows; %d folders as they were", files, report.Rows(), kept), nil
+}
+
+// export writes the files of each entry, of the days before today.
+func (w *wiring) export(ctx context.Context) (string, error) {
+	place, err := w.place()
+	if err != nil {
+		return "", err
+	}
+	db := connect.DynamoDB(w.aws, w.at)
+	store := query.Store{Tables: db, Prefix: w.cfg.Prefix, Catalogue: &catalogue.Store{DB: db, Prefix: w.cfg.Prefix}, Archive: place}
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	var written, kept int
+	for i := range w.cfg.Export {
+		e := &w.cfg.Export[i]
+		kind, err := format.Parse(e.Format, format.CSV, format.JSON, format.SenML, format.Parquet)
+		if err != nil {
+			return "", fmt.Errorf("export %s: %w", e.Name, err)
+		}
+		to, err := connect.Place(e.To, w.aws, w.at)
+		if err != nil {
+			return "", fmt.Errorf("export %s: %w", e.Name, err)
+		}
+		meter := progress.New(w.out, stageExport+" "+e.Name, 0, clock.System{})
+		r, err := export.Run(ctx, export.Options{Store: store, To: to, Prefix: export.Prefix, What: e.What, Format: kind, Gzip: e.Gzip, Sites: e.Sites, Tags: e.Tags,
+			From: today.AddDate(0, 0, -e.Days), Until: today,
+			Problem: func(line string) { w.log.Warn("export: not all could be read", "export", e.Name, "problem", line) },
+			Note:    func(line string) { w.log.Info("export", "export", e.Name, "note", line) },
+			Total:   func(n int64) { meter.Phase("done", "objects", n) }, Done: meter.Add})
+		meter.Done()
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("export %s: %w", e.Name, err)
+		case r.Problems > 0:
+			return "", fmt.Errorf("export %s: not all could be read: %s; the log above has each", e.Name, count(int64(r.Problems), "problem", "problems"))
+		}
+		written, kept = written+r.Written, kept+r.Kept
+	}
+	return fmt.Sprintf("%d objects written, %d as they were", written, kept), nil
 }
 
 // results publishes what is due, of data that was whole when this run's archive
