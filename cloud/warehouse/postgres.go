@@ -29,21 +29,9 @@ const oldest = 150000
 // machine the server's certificate is verified, unless the URL says otherwise by
 // sslmode.
 func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
-	cfg, err := pgx.ParseConfig(url)
+	cfg, err := postgresConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("--postgres: %w", err)
-	}
-	if !strings.Contains(url, "sslmode=") && os.Getenv("PGSSLMODE") == "" && !local(cfg.Host) {
-		sep := "?"
-		switch {
-		case !strings.Contains(url, "://"):
-			sep = " "
-		case strings.Contains(url, "?"):
-			sep = "&"
-		}
-		if cfg, err = pgx.ParseConfig(url + sep + "sslmode=verify-full"); err != nil {
-			return nil, fmt.Errorf("--postgres: %w", err)
-		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -59,6 +47,24 @@ func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 		return nil, errors.Join(fmt.Errorf("PostgreSQL at %s is of version %d: MERGE came with 15", cfg.Host, n/10000), p.Close(ctx))
 	}
 	return p, nil
+}
+
+// postgresConfig reads a URL, and asks for a verified server where that is not
+// this machine and nothing is said of it: pgx itself would take one without TLS.
+func postgresConfig(url string) (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil || local(cfg.Host) || strings.Contains(url, "sslmode=") || os.Getenv("PGSSLMODE") != "" {
+		return cfg, err
+	}
+	switch {
+	case !strings.Contains(url, "://"):
+		url += " "
+	case strings.Contains(url, "?"):
+		url += "&"
+	default:
+		url += "?"
+	}
+	return pgx.ParseConfig(url + "sslmode=verify-full")
 }
 
 // local says that a host is this machine, by its loopback or a socket's folder.

@@ -228,19 +228,19 @@ func (r *RedshiftDB) wait(ctx context.Context, id string) (*redshiftdata.Describ
 
 // failure tells what failed in a batch, by the first statement that did.
 func failure(b Batch, sqls []string, out *redshiftdata.DescribeStatementOutput) error {
-	cause := text1(out.Error)
+	cause := said(out.Error)
 	for i, s := range out.SubStatements {
-		if i < len(sqls) && (s.Status == types.StatementStatusStringFailed || s.Status == types.StatementStatusStringAborted && text1(s.Error) != "") {
-			if e := text1(s.Error); e != "" {
+		if i < len(sqls) && (s.Status == types.StatementStatusStringFailed || s.Status == types.StatementStatusStringAborted && said(s.Error) != "") {
+			if e := said(s.Error); e != "" {
 				cause = e
 			}
 			return &StatementError{Batch: b.Name, Number: i + 1, SQL: sqls[i], Cause: cause, Hint: b.Statements[i].Hint}
 		}
 	}
 	if out.Status == types.StatusStringAborted {
-		return fmt.Errorf("%s: statement %s was aborted, by somebody or after 24 h, and nothing of it was kept: %s; run the same again", b.Name, text1(out.Id), cause)
+		return fmt.Errorf("%s: statement %s was aborted, by somebody or after 24 h, and nothing of it was kept: %s; run the same again", b.Name, said(out.Id), cause)
 	}
-	return fmt.Errorf("%s: statement %s failed, nothing of it was kept: %s", b.Name, text1(out.Id), cause)
+	return fmt.Errorf("%s: statement %s failed, nothing of it was kept: %s", b.Name, said(out.Id), cause)
 }
 
 // Query implements Database.
@@ -263,7 +263,7 @@ func (r *RedshiftDB) Query(ctx context.Context, sql string) ([][]string, error) 
 		return nil, err
 	}
 	if end.Status != types.StatusStringFinished {
-		return nil, fmt.Errorf("query %s ended as %s: %s", id, end.Status, strings.Join(strings.Fields(text1(end.Error)), " "))
+		return nil, fmt.Errorf("query %s ended as %s: %s", id, end.Status, strings.Join(strings.Fields(said(end.Error)), " "))
 	}
 	return r.result(ctx, id)
 }
@@ -352,7 +352,7 @@ func some(s string) *string {
 	return &s
 }
 
-func text1(s *string) string {
+func said(s *string) string {
 	if s == nil {
 		return ""
 	}

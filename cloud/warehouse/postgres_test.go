@@ -1,0 +1,37 @@
+package warehouse
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestPostgresIsVerifiedBeyondThisMachine, unless the URL says otherwise.
+func TestPostgresIsVerifiedBeyondThisMachine(t *testing.T) {
+	t.Setenv("PGSSLMODE", "")
+	for url, verified := range map[string]bool{
+		"postgres://loader@db.plant.example/plant":                    true,
+		"postgres://loader@db.plant.example/plant?application_name=x": true,
+		"host=db.plant.example user=loader dbname=plant":              true,
+		"postgres://loader@192.168.1.9:5432/plant":                    true,
+		"postgres://loader@db.plant.example/plant?sslmode=disable":    false,
+		"postgres://loader@127.0.0.1/plant":                           false,
+		"postgres://loader@localhost/plant":                           false,
+		"postgres://loader@[::1]/plant":                               false,
+		"host=/var/run/postgresql user=loader dbname=plant":           false,
+	} {
+		cfg, err := postgresConfig(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := cfg.TLSConfig != nil && !cfg.TLSConfig.InsecureSkipVerify && cfg.TLSConfig.ServerName != ""
+		for _, f := range cfg.Fallbacks {
+			got = got && f.TLSConfig != nil && !f.TLSConfig.InsecureSkipVerify
+		}
+		if got != verified {
+			t.Errorf("%s: verified %v", url, got)
+		}
+	}
+	if _, err := postgresConfig("postgres://loader:topsecret@db:port/plant"); err == nil || strings.Contains(err.Error(), "topsecret") {
+		t.Error(err)
+	}
+}
