@@ -13,7 +13,8 @@
 -- Two samples of one instant: the worse one holds.
 --
 -- Gaps: a record concerns the tag that it names; else the tags of its stream; else those of its source or sources; else all of
--- its gateway. One that began more than 35 days before the day is not seen.
+-- its gateway. One that began more than 35 days before the day is not seen. The record of a loss that only another sink of the
+-- gateway has had (a folder beside the queue, say) counts too: the archive does not tell it from the others.
 -- Quality: Uncertain counts as bad, which is OPC UA's default (TreatUncertainAsBad).
 --
 -- Source: OPC 10000-13 (Aggregates), DurationGood, DurationBad and PercentGood, on stepped data (Stepped = true).

@@ -217,7 +217,7 @@ func (f *analyzeFlags) duckdb(ctx context.Context, place objects.Place) (analysi
 // spark is an engine by EMR Serverless, or by PySpark on this machine.
 func (f *analyzeFlags) spark(ctx context.Context, place objects.Place, log *slog.Logger) (analysis.Engine, error) {
 	if f.local {
-		return &spark.Engine{Place: place, Runner: &spark.Machine{Python: f.python, Master: fmt.Sprintf("local[%d]", f.threads)}}, nil
+		return &spark.Engine{Place: place, Runner: &spark.Machine{Python: f.python, Master: fmt.Sprintf("local[%d]", f.threads)}, Log: log}, nil
 	}
 	if !strings.HasPrefix(place.String(), "s3://") {
 		return nil, command.Usagef("--archive %s: a job on EMR Serverless reads s3:// only; give --local for a folder", place)
@@ -228,7 +228,7 @@ func (f *analyzeFlags) spark(ctx context.Context, place objects.Place, log *slog
 	}
 	job := spark.NewServerless(spark.NewClient(cfg, f.emrEndpoint), f.application, f.role, log)
 	job.Parameters, job.Timeout, job.Logs = f.parameters, f.timeout, f.logs
-	return &spark.Engine{Place: place, Runner: job}, nil
+	return &spark.Engine{Place: place, Runner: job, Log: log}, nil
 }
 
 // printAnalysis says what was computed, a line for each result.

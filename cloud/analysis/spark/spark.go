@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -63,7 +64,12 @@ const maxTries = 50
 type Engine struct {
 	Place  objects.Place
 	Runner Runner
+	// Log gets a line a minute of how far a job has come; nil: none.
+	Log *slog.Logger
 }
+
+// every is how often a job's marks are counted while it runs.
+const every = time.Minute
 
 // Batch implements analysis.Engine.
 func (e *Engine) Batch() int { return batch }
@@ -146,7 +152,10 @@ func (e *Engine) Compute(ctx context.Context, steps []analysis.Step, done func(i
 			return fmt.Errorf("the same %d steps were given to Spark %d times, and their jobs failed: look at the logs of the last one", len(steps), maxTries)
 		}
 		j.Done, j.Token = fmt.Sprintf("%s%s-%d/", Prefix, name, try), fmt.Sprintf("millrace-%s-%d", name, try)
-		if err = e.Runner.Run(ctx, j); !errors.Is(err, ErrStale) {
+		end := e.watch(ctx, j.Done, len(steps))
+		err = e.Runner.Run(ctx, j)
+		end()
+		if !errors.Is(err, ErrStale) {
 			break
 		}
 	}
@@ -161,6 +170,40 @@ func (e *Engine) Compute(ctx context.Context, steps []analysis.Step, done func(i
 		return fmt.Errorf("the job ended well, and did %d steps of %d: look at its log", n, len(steps))
 	}
 	return e.clean(late, name)
+}
+
+// watch says how far a job has come, until its end is called.
+func (e *Engine) watch(ctx context.Context, marks string, total int) (end func()) {
+	if e.Log == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	begun := time.Now()
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			n := 0
+			err := e.Place.List(ctx, marks, func(string, int64) error { n++; return nil })
+			if err != nil || n == 0 {
+				continue // the job is starting; what is wrong with the place shows at its end
+			}
+			spent := time.Since(begun)
+			left := (spent / time.Duration(n) * time.Duration(total-n)).Round(time.Second)
+			e.Log.Info("job goes on", "done", n, "of", total, "per_minute", fmt.Sprintf("%.1f", float64(n)/spent.Minutes()), "left", left)
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // collect calls done for the steps that a job has marked, in order, and returns

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/cloud/analysis"
@@ -197,6 +198,42 @@ func TestInterruptedJob(t *testing.T) {
 	if _, err := analysis.Run(context.Background(), o); err != nil || len(f.plans[1].Steps) != 7 {
 		t.Errorf("%d steps, %v", len(f.plans[1].Steps), err)
 	}
+}
+
+// slow makes a mark every 45 seconds.
+type slow struct{ *fake }
+
+func (s slow) Run(context.Context, Job) error {
+	j := s.jobs[0]
+	for i := range 3 {
+		time.Sleep(45 * time.Second)
+		put(s.t, s.place, fmt.Sprintf("%s%05d.json", j.Done, i), `{"rows": 0}`)
+	}
+	return nil
+}
+
+// TestAMinute: while a job runs there is a line a minute.
+func TestAMinute(t *testing.T) {
+	f, o := setup(t)
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		f.jobs = []Job{{Done: "marks/"}}
+		e := &Engine{Place: o.Place, Log: slog.New(slog.NewTextHandler(&log, nil))}
+		end := e.watch(context.Background(), "marks/", 4)
+		if err := (slow{f}).Run(context.Background(), Job{}); err != nil {
+			t.Error(err)
+		}
+		end()
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			_, line, _ = strings.Cut(strings.TrimSpace(line), "msg=")
+			got = append(got, line)
+		}
+		want := []string{`"job goes on" done=1 of=4 per_minute=1.0 left=3m0s`, `"job goes on" done=2 of=4 per_minute=1.0 left=2m0s`}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
+	})
 }
 
 // TestDamagedMark: a mark that does not read is not taken for a day without rows.
