@@ -34,7 +34,26 @@ func Open(ctx context.Context, p Place, key string) (*Object, error) {
 	case *bucket:
 		return p.open(ctx, key)
 	}
-	return nil, fmt.Errorf("BUG: objects of %T cannot be opened", p)
+	return openCopy(ctx, p, key)
+}
+
+// openCopy opens an object of any other place by a copy of it on the local disk.
+func openCopy(ctx context.Context, p Place, key string) (o *Object, err error) {
+	body, err := p.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	f, err := os.CreateTemp("", "millrace-object-*")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+	size, err := io.Copy(f, body)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s in %s: %w", key, p, err), remove())
+	}
+	return &Object{ReaderAt: f, Size: size, close: remove}, nil
 }
 
 func (f folder) open(key string) (*Object, error) {

@@ -13,7 +13,9 @@ func TestOpen(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i * 13 >> 4)
 	}
-	for where, p := range places(t) {
+	all := places(t)
+	all["wrapped"] = struct{ Place }{folder(t.TempDir())}
+	for where, p := range all {
 		if _, err := Open(t.Context(), p, "none"); !errors.Is(err, ErrNone) {
 			t.Errorf("%s: %v", where, err)
 		}
