@@ -356,6 +356,28 @@ func TestLatestCostsOneWritePerTag(t *testing.T) {
 	}
 }
 
+// What another worker has written is learnt from the refusal.
+func TestLatestLearnsFromOthers(t *testing.T) {
+	r := newRig(t)
+	other := r.another()
+	r.LatestOf, other.LatestOf = []string{"*"}, []string{"*"}
+	if err := r.Take(t.Context(), blockOf(t, "s0001", 9, value(power, noon, sample.IntValue(9)))); err != nil {
+		t.Fatal(err)
+	}
+	before := r.server.Stats(awssim.ServiceDynamoDB).Requests
+	for seq := range uint64(8) {
+		if err := other.Take(t.Context(), blockOf(t, "s0001", seq+1, value(power, noon.Add(time.Duration(seq)-time.Minute), sample.IntValue(1)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := r.server.Stats(awssim.ServiceDynamoDB).Requests - before; n != 1 {
+		t.Errorf("%d writes of readings that are older than the one there", n)
+	}
+	if got, err := r.Latest(t.Context(), power); err != nil || len(got) != 1 || got[0].Value != sample.IntValue(9) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	r := newRig(t)
 	bad := func(v string) sample.Sample {

@@ -36,6 +36,9 @@ type Rebuild struct {
 	// Pace is of writes that are throttled, and Tries how often one is tried.
 	Pace  backoff.Policy
 	Tries int
+	// Weeks is how many weeks are read, this one among them, with what is ahead and
+	// the blocks that cannot be placed; 0 is all.
+	Weeks int
 }
 
 // Rebuilt is what a rebuild has done.
@@ -56,6 +59,7 @@ const (
 	markerAge       = 24 * time.Hour // older ones are of no use: blocks may have come since
 	// lastSort is beyond every sort key of a block.
 	lastSort = "~"
+	week     = 7 * 24 * time.Hour
 )
 
 // Rebuild reads the system streams of all week tables and brings their records
@@ -66,6 +70,13 @@ func (s *Store) Rebuild(ctx context.Context, db WeekTables, o Rebuild) (*Rebuilt
 	tables, err := s.weekTables(ctx, db)
 	if err != nil {
 		return r, err
+	}
+	if o.Weeks > 0 {
+		end := s.now().Add(-time.Duration(o.Weeks-1) * week) // of the oldest week is after it
+		tables = slices.DeleteFunc(tables, func(name string) bool {
+			_, start, ok := weektable.ParseTable(name)
+			return ok && !start.Add(week).After(end)
+		})
 	}
 	r.Tables = len(tables)
 	done, err := s.markers(ctx)

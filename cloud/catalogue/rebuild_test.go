@@ -38,7 +38,7 @@ func (r *rig) direct(t *testing.T, blocks ...[]byte) {
 }
 
 func weekRig(t *testing.T) *rig {
-	return newRig(t, append(Tables("plant"), weektable.Table("plant", noon), weektable.Table("plant", noon.AddDate(0, 0, -7)), weektable.Unplaced("plant"), "other-samples-2026-w48")...)
+	return newRig(t, append(Tables("plant"), weektable.Table("plant", noon), weektable.Table("plant", noon.AddDate(0, 0, -7)), weektable.Unplaced("plant"), weektable.Table("plant", noon.AddDate(0, 0, 7)), "other-samples-2026-w48")...)
 }
 
 var quick = Rebuild{Pace: backoff.Policy{Base: time.Microsecond, Max: time.Microsecond}, Tries: 50}
@@ -59,9 +59,14 @@ func TestRebuild(t *testing.T) {
 	r.server.SetFaults(awssim.ServiceDynamoDB, awssim.Faults{Partial: 0.3})
 	for range 2 { // again, it changes nothing
 		got, err := r.Rebuild(t.Context(), r.db, quick)
-		if err != nil || got.Tables != 3 || got.Gateways != 3 || got.Blocks != 5 || got.Done != 0 || got.Count != 0 {
+		if err != nil || got.Tables != 4 || got.Gateways != 3 || got.Blocks != 5 || got.Done != 0 || got.Count != 0 {
 			t.Fatalf("%+v, %v", got, err)
 		}
+	}
+	some := quick
+	some.Weeks = 1
+	if got, err := r.Rebuild(t.Context(), r.db, some); err != nil || got.Tables != 3 || got.Blocks != 4 {
+		t.Errorf("of the newest week: %+v, %v", got, err)
 	}
 	if got, want := r.contents(t), want.contents(t); !reflect.DeepEqual(got, want) || len(got) == 0 {
 		t.Errorf("%v\nwant\n%v", got, want)

@@ -67,6 +67,7 @@ type tablesFlags struct {
 	protect                              bool
 	tags                                 list
 	asJSON                               bool
+	newest                               int // weeks
 	queueURL                             string
 	to                                   int64
 	archive                              string
@@ -89,6 +90,7 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.StringVar(&f.class, "class", "standard", "ensure: table class, standard or infrequent")
 	flags.BoolVar(&f.protect, "protect", false, "ensure: protect the tables against deletion; retire takes it off after the proof")
 	flags.Var(&f.tags, "tag", "ensure: tag `KEY=VALUE`; may be given again")
+	flags.IntVar(&f.newest, "weeks", 0, "catalogue: read the tables of so many weeks only, this one among them (default all)")
 	flags.BoolVar(&f.asJSON, "json", false, "list: print JSON")
 	flags.StringVar(&f.queueURL, "queue-url", "", "dial: the queue's `URL`")
 	flags.Int64Var(&f.to, "to", 5, "dial: write `units` to leave")
@@ -97,7 +99,7 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.BoolVar(&f.dry, "dry-run", false, "retire: prove, and delete nothing")
 	flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "retire: `URL` instead of S3's own, for a local stand-in")
 	return map[string]string{"ahead": "ensure", "billing": "ensure", "read-units": "ensure", "write-units": "ensure", "warm-read": "ensure", "warm-write": "ensure",
-		"class": "ensure", "protect": "ensure", "tag": "ensure", "json": "list", "queue-url": "dial", "to": "dial",
+		"class": "ensure", "protect": "ensure", "tag": "ensure", "weeks": "catalogue", "json": "list", "queue-url": "dial", "to": "dial",
 		"archive": "retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "retire"}
 }
 
@@ -158,7 +160,7 @@ func runTables(ctx context.Context, c *command.Call) error {
 		}
 		return err
 	case "catalogue":
-		return fillCatalogue(ctx, c, &catalogue.Store{DB: connect.DynamoDB(cfg, s), Prefix: f.prefix}, connect.DynamoDB(cfg, s))
+		return f.catalogue(ctx, c, &catalogue.Store{DB: connect.DynamoDB(cfg, s), Prefix: f.prefix}, connect.DynamoDB(cfg, s))
 	case "list":
 		rows, err := m.List(ctx)
 		if err != nil {
@@ -189,6 +191,8 @@ func (f *tablesFlags) check(verb, week string) (tables.Settings, error) {
 	switch {
 	case f.ahead < 0 || f.ahead > 8:
 		return s, command.Usagef("--ahead %d is out of range: 0 to 8", f.ahead)
+	case f.newest < 0:
+		return s, command.Usagef("--weeks %d: write 1 or more, or leave it out for all", f.newest)
 	case f.billing != "on_demand" && f.billing != "provisioned":
 		return s, command.Usagef("--billing %q: write on_demand or provisioned", f.billing)
 	case f.class != "standard" && f.class != "infrequent":
@@ -274,10 +278,10 @@ func (f *tablesFlags) dial(ctx context.Context, c *command.Call, m *tables.Manag
 	return err
 }
 
-// fillCatalogue says what a rebuild has done, also where it was interrupted.
-func fillCatalogue(ctx context.Context, c *command.Call, s *catalogue.Store, db catalogue.WeekTables) error {
+// catalogue says what a rebuild has done, also where it was interrupted.
+func (f *tablesFlags) catalogue(ctx context.Context, c *command.Call, s *catalogue.Store, db catalogue.WeekTables) error {
 	meter := progress.New(c.Stderr, "catalogue", 0, clock.System{})
-	done, err := s.Rebuild(ctx, db, catalogue.Rebuild{Pace: backoff.Policy{Base: 100 * time.Millisecond, Max: 20 * time.Second}, Tries: 50,
+	done, err := s.Rebuild(ctx, db, catalogue.Rebuild{Pace: backoff.Policy{Base: 100 * time.Millisecond, Max: 20 * time.Second}, Tries: 50, Weeks: f.newest,
 		Phase: func(table string, n, of int) {
 			meter.Phase(fmt.Sprintf("read of %s, table %d of %d", table, n, of), "blocks", 0)
 		}, Read: meter.Add})

@@ -225,7 +225,11 @@ func (o *oneItem) check() *apiError {
 		return err
 	}
 	if o.cond != nil && !o.cond.holds(o.old) {
-		return badRequest("ConditionalCheckFailedException", "The conditional request failed")
+		err := badRequest("ConditionalCheckFailedException", "The conditional request failed")
+		if o.ReturnValuesOnConditionCheckFailure == "ALL_OLD" {
+			err.item = o.old
+		}
+		return err
 	}
 	return nil
 }

@@ -197,7 +197,11 @@ func (e *endpoint) reply(w http.ResponseWriter, out any, fault *apiError, now ti
 		for k, v := range fault.header {
 			h[k] = v
 		}
-		out = map[string]string{"__type": namespace + "#" + fault.code, "message": fault.message}
+		body := map[string]any{"__type": namespace + "#" + fault.code, "message": fault.message}
+		if fault.item != nil {
+			body["Item"] = fault.item
+		}
+		out = body
 	}
 	text, err := json.Marshal(out)
 	if err != nil {

@@ -48,6 +48,7 @@ type apiError struct {
 	query   string // SQS: the code of the older query protocol, where it differs
 	message string
 	header  http.Header
+	item    item // DynamoDB: what is there where a condition does not hold, if it was asked for
 }
 
 func badRequest(code, message string) *apiError {
