@@ -54,6 +54,9 @@ type Tables struct {
 	Protect    bool              `yaml:"protect"`
 	Tags       map[string]string `yaml:"tags"`
 	DialTo     int64             `yaml:"dial_to"` // write units
+	// FillCatalogue reads the week tables' system streams in each run, for
+	// gateways that write to DynamoDB directly.
+	FillCatalogue bool `yaml:"fill_catalogue"`
 	// RetentionWeeks is that of the gateways' sinks and of the workers. Retire
 	// deletes the tables that are older once they are proved to be archived.
 	RetentionWeeks int  `yaml:"retention_weeks"`

@@ -97,6 +97,13 @@ func (w *wiring) tables(ctx context.Context) (string, error) {
 		}
 	}
 	summary := fmt.Sprintf("%d tables made, %d are there", n, len(made)-n)
+	if t.FillCatalogue {
+		records, err := w.fillCatalogue(ctx)
+		if err != nil {
+			return summary, err
+		}
+		summary += records
+	}
 	if w.cfg.Queue.URL == "" {
 		return summary + "; none is dialled down, since no queue is configured", nil
 	}
@@ -110,6 +117,26 @@ func (w *wiring) tables(ctx context.Context) (string, error) {
 		summary += fmt.Sprintf("; dialled down to %d write units: %s", t.DialTo, strings.Join(dialled, ", "))
 	}
 	return summary, nil
+}
+
+// fillCatalogue brings catalogue and gaps up to date from the week tables, to
+// which some gateways write past the workers.
+func (w *wiring) fillCatalogue(ctx context.Context) (string, error) {
+	db := connect.DynamoDB(w.aws, w.at)
+	s := &catalogue.Store{DB: db, Prefix: w.cfg.Prefix}
+	meter := progress.New(w.out, "catalogue", 0, clock.System{})
+	r, err := s.Rebuild(ctx, db, catalogue.Rebuild{Pace: backoff.Policy{Base: 100 * time.Millisecond, Max: 20 * time.Second}, Tries: 50, Read: meter.Add,
+		Phase: func(table string, n, of int) {
+			meter.Phase(fmt.Sprintf("read of %s, table %d of %d", table, n, of), "blocks", 0)
+		}})
+	meter.Done()
+	for _, text := range r.Unreadable {
+		w.log.Warn("a record is not taken into the catalogue", "problem", text)
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("; catalogue and gaps filled from %d week tables: %d records of %d system streams, %d not readable", r.Tables, r.Items, r.Gateways, r.Count), nil
 }
 
 // archive writes the weeks that changed.
