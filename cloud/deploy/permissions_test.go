@@ -107,18 +107,17 @@ func sorted(m map[string]any) []string {
 
 // when says in which stacks a statement is.
 var when = map[string]string{
-	"":                 "always",
-	"ToQueue":          "`Sink` is queue or both",
-	"ToTables":         "`Sink` is tables or both",
-	"FromQueue":        "`Feed` is queue",
-	"FromTable":        "`Feed` is table",
-	"FromWeekTables":   "`MirroredSite` is given",
-	"Scheduled":        "`PipelineImageTag` is given",
-	"Signed":           "`SigningSecretArn` is given",
-	"Retire":           "`RetireByPipeline` is yes",
-	"WithResultsTable": "`ResultsTable` is yes",
-	"WithSpark":        "`SparkVCpus` is not 0",
-	"WithWarehouse":    "`WarehouseRPUHours` is not 0",
+	"":               "always",
+	"ToQueue":        "`Sink` is queue or both",
+	"ToTables":       "`Sink` is tables or both",
+	"FromQueue":      "`Feed` is queue",
+	"FromTable":      "`Feed` is table",
+	"FromWeekTables": "`MirroredSite` is given",
+	"Scheduled":      "`PipelineImageTag` is given",
+	"Signed":         "`SigningSecretArn` is given",
+	"Retire":         "`RetireByPipeline` is yes",
+	"WithSpark":      "`SparkVCpus` is not 0",
+	"WithWarehouse":  "`WarehouseRPUHours` is not 0",
 }
 
 // The table of docs/cloud-deploy.md has every statement of every role, and
