@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -114,6 +115,9 @@ type run struct {
 	report  Report
 	written []manifest.File // not read back yet
 	limits  limits
+	// writing is held by who writes Parquet: a row group and what compresses it
+	// take more memory than all the rest. Meanwhile another day is sorted.
+	writing sync.Mutex
 }
 
 // limits bound memory and sizes; tests lower them.
@@ -150,7 +154,7 @@ func begin(o Options) (*run, error) {
 		return nil, err
 	}
 	return &run{o: o, table: table, start: start, report: Report{Table: table},
-		limits: limits{rows: 1 << 18, textBytes: 64 << 20, fanIn: 128, groupRows: 1 << 20, partBytes: 512 << 20, seen: 1 << 19}}, nil
+		limits: limits{rows: 1 << 18, textBytes: 32 << 20, fanIn: 128, groupRows: 1 << 20, partBytes: 512 << 20, seen: 1 << 19}}, nil
 }
 
 // silent is told and says nothing.

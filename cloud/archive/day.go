@@ -320,6 +320,8 @@ func (r *run) drain(ctx context.Context, s *sorter, p *parts, twice *duplicates)
 		return err
 	}
 	defer func() { err = errors.Join(err, from.close()) }()
+	r.writing.Lock()
+	defer r.writing.Unlock()
 	n := int64(0)
 	for {
 		row, err := from.next()

@@ -107,6 +107,7 @@ type rig struct {
 	place  objects.Place
 	dir    string
 	log    bytes.Buffer
+	logger *slog.Logger
 	enc    *block.Encoder
 	want   []lake.Row // that were put, late ones too
 	blocks map[string][]byte
@@ -128,6 +129,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r := &rig{t: t, server: server, db: connect.DynamoDB(cfg, s), dir: t.TempDir(), blocks: map[string][]byte{}}
 	r.place = &shelf{objects: map[string][]byte{}}
+	r.logger = slog.New(slog.NewTextHandler(&r.log, nil))
 	if r.enc, err = block.NewEncoder(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +147,7 @@ func (r *rig) create(name string) {
 }
 
 func (r *rig) options() Options {
-	return Options{DB: r.db, Place: r.place, Prefix: "plant", Week: week, Dir: r.dir, Log: slog.New(slog.NewTextHandler(&r.log, nil)),
+	return Options{DB: r.db, Place: r.place, Prefix: "plant", Week: week, Dir: r.dir, Log: r.logger,
 		Clock: clock.NewFake(monday.AddDate(0, 2, 0)), Sleep: func(ctx context.Context, _ time.Duration) bool { return ctx.Err() == nil }}
 }
 

@@ -262,6 +262,7 @@ func (s *sorter) merged() (rowSource, error) {
 		s.runs = append(s.runs[s.limits.fanIn:], name)
 	}
 	s.sort()
+	s.spare = nil
 	if len(s.runs) == 0 {
 		return &memory{s: s}, nil
 	}
