@@ -176,6 +176,46 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
+// TestManyAfterACrash: of ten that wait for a crashed run's lease to end, exactly
+// one takes its lock; and of ten that then find the lock free, one.
+func TestManyAfterACrash(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		o := r.options("one")
+		o.Scheduled = at
+		m := newMortal(o.Store.DB, 1000, false)
+		o.Stages = r.stages(map[string]func(context.Context) (string, error){"tables": func(ctx context.Context) (string, error) {
+			m.kill()
+			<-ctx.Done()
+			return "", ctx.Err()
+		}})
+		r.crash(o, m)
+		r.began()
+		for round := range 2 {
+			results := make(chan error, 10)
+			for range cap(results) {
+				go func() {
+					o := r.options("one of many")
+					o.Scheduled = at.Add(time.Duration(round) * time.Hour)
+					_, err := r.run(o)
+					results <- err
+				}()
+			}
+			won := 0
+			for range cap(results) {
+				switch err := <-results; {
+				case err == nil:
+					won++
+				case !isAny(err, ErrBusy, ErrDone):
+					t.Error(err)
+				}
+			}
+			if got := counts(r.began()); won != 1 || got != "1111" {
+				t.Errorf("round %d: %d runs, stages ran %s times", round, won, got)
+			}
+		}
+	})
+}
+
 // TestFrozen: a machine that stands still for longer than its lease finds its
 // lock taken, and changes nothing of what the other has written.
 func TestFrozen(t *testing.T) {

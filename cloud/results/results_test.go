@@ -293,6 +293,41 @@ func TestManyPublishers(t *testing.T) {
 	}
 }
 
+// between is a table's client that has something happen before its first put.
+type between struct {
+	state.DB
+	once sync.Once
+	act  func()
+}
+
+func (b *between) PutItem(ctx context.Context, in *dynamodb.PutItemInput, opts ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	b.once.Do(b.act)
+	return b.DB.PutItem(ctx, in, opts...)
+}
+
+// TestOvertaken: a publisher that has looked at an old row finds, when it is about
+// to store its message, that another has sent a new one: first with nothing in
+// the table, then after a message.
+func TestOvertaken(t *testing.T) {
+	r := newRig(t)
+	for i, old := range []float64{40_000, 42_000} {
+		r.write("hourly", ten, hourly(powerTag, ten, old, 3600))
+		o := r.o
+		o.Table = r.table(&between{DB: r.db, act: func() {
+			r.write("hourly", ten, hourly(powerTag, ten, old+1000, 3600))
+			r.expect(Published)
+		}})
+		out, err := Publish(t.Context(), o)
+		if err != nil || out[0].What != Unchanged {
+			t.Errorf("%+v, %v", out, err)
+		}
+		_, all := r.arrive()
+		if len(all) != 1 || all[0].Value != sample.FloatValue(old/1000+1) || all[0].Version != uint64(r.now.Unix())+uint64(i) {
+			t.Errorf("%+v", all)
+		}
+	}
+}
+
 func TestFaultsAreSaid(t *testing.T) {
 	r := newRig(t)
 	r.write("hourly", ten, hourly(powerTag, ten, 41_500, 3600))
