@@ -29,7 +29,7 @@ const (
 func codec() *pzstd.Codec { return &pzstd.Codec{Level: zstd.SpeedDefault} }
 
 // options are those of every file. Pages are of version 1, which each reader of
-// Parquet knows; docs/adr/0024-parquet.md.
+// Parquet knows; docs/adr/0025-parquet.md.
 func options(more ...parquet.WriterOption) []parquet.WriterOption {
 	return append([]parquet.WriterOption{
 		parquet.Compression(codec()), parquet.DefaultEncoding(&parquet.Plain), parquet.DataPageVersion(1), parquet.PageBufferSize(pageBytes),
