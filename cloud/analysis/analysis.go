@@ -35,7 +35,7 @@ func Text(name string) (string, error) {
 type View string
 
 // The views. The last three are results of an earlier step, under their names;
-// a text also has hours and period, which are made of the day alone.
+// a text also has hours and period, which are made of the day alone, and next_day.
 const (
 	Samples   View = "samples"
 	Gaps      View = "gaps"
@@ -59,6 +59,15 @@ type Step struct {
 	Result result.Result
 	Day    time.Time // 00:00 UTC
 	Inputs []Input   // sorted by view, site, key
+	// NextDay are the gateways of which the archive has samples of the day after,
+	// sorted; nil for a result that does not look there.
+	NextDay []Gateway
+}
+
+// Gateway names a gateway of a site.
+type Gateway struct {
+	Site string `json:"site"`
+	Name string `json:"gateway"`
 }
 
 // Output is the key of what a step makes.
@@ -92,7 +101,13 @@ func needs(name string) []reach {
 	return nil
 }
 
-// Views lists what the text of a result may name, besides hours and period.
+// looksAhead tells the results that see who delivered on the day after. Of that
+// day no more is seen, so that a day is due once again when it has begun and not
+// each time it grows.
+func looksAhead(name string) bool { return name == "availability" }
+
+// Views lists what the text of a result may name, besides hours, period and
+// next_day.
 func Views(name string) []View {
 	var out []View
 	for _, n := range needs(name) {

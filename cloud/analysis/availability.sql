@@ -8,8 +8,8 @@
 -- The seconds add up to less than 3600 where nothing is known of the rest.
 --
 -- Formula: a sample's quality holds from its time to the tag's next sample, and without one until the last sample of any kind
--- (heartbeats too) that its gateway delivered, for 24 hours at most. A gateway declares every loss, so silence between two samples
--- means that nothing changed. What a gap record covers is gap and neither good nor bad.
+-- (heartbeats too) that its gateway delivered, for 24 hours at most; until midnight where the gateway has delivered anything of the
+-- next day. A gateway declares every loss, so silence between two samples means that nothing changed. What a gap record covers is gap and neither good nor bad.
 -- Two samples of one instant: the worse one holds.
 --
 -- Gaps: a record concerns the tag that it names; else the tags of its stream; else those of its source or sources; else all of
@@ -18,16 +18,24 @@
 -- Quality: Uncertain counts as bad, which is OPC UA's default (TreatUncertainAsBad).
 --
 -- Source: OPC 10000-13 (Aggregates), DurationGood, DurationBad and PercentGood, on stepped data (Stepped = true).
--- Views: samples (the day and the one before), gaps, catalogue, hours, period.
+-- Views: samples (the day and the one before), gaps, catalogue, next_day, hours, period.
 
 WITH carried AS (
     SELECT site, gateway, tag, stream, max(ns) AS newest
     FROM samples
     GROUP BY site, gateway, tag, stream
 ),
+delivered AS (
+    SELECT site, gateway, newest
+    FROM carried
+    UNION ALL
+    SELECT n.site, n.gateway, p.finish AS newest
+    FROM next_day n
+    CROSS JOIN period p
+),
 delivering AS (
     SELECT site, gateway, max(newest) AS newest
-    FROM carried
+    FROM delivered
     GROUP BY site, gateway
 ),
 horizon AS (

@@ -29,6 +29,8 @@ type Query struct {
 	Text   string    // the result's SQL
 	// Files are what the views are made of; those of one site stand together.
 	Files map[View][]Source
+	// NextDay is what the view next_day is made of.
+	NextDay []Gateway
 	// Out is where the rows go, as Parquet, in the result's columns and sorted by
 	// its key.
 	Out string
@@ -73,7 +75,7 @@ func (m *Machine) step(ctx context.Context, s *Step) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	q := Query{Result: s.Result, Day: s.Day, Text: text, Files: map[View][]Source{}, Out: filepath.Join(m.Dir, "result.parquet")}
+	q := Query{Result: s.Result, Day: s.Day, Text: text, Files: map[View][]Source{}, NextDay: s.NextDay, Out: filepath.Join(m.Dir, "result.parquet")}
 	if err := os.MkdirAll(filepath.Join(m.Dir, "fetched"), 0o750); err != nil {
 		return File{}, fmt.Errorf("make the work directory: %w", err)
 	}

@@ -73,7 +73,7 @@ func do(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Options: o, inventory: inv, state: &state{place: o.Place, months: map[string]*month{}}, counts: map[string]*Count{}}
+	r := &run{Options: o, inventory: inv, delivering: newDelivering(inv, o.Place), state: &state{place: o.Place, months: map[string]*month{}}, counts: map[string]*Count{}}
 	from, to := o.From, o.To
 	if from.IsZero() || from.Before(inv.first) {
 		from = inv.first
@@ -121,9 +121,10 @@ func (o *Options) check() error {
 type run struct {
 	Options
 	*inventory
-	state  *state
-	counts map[string]*Count
-	shown  Progress
+	delivering *delivering
+	state      *state
+	counts     map[string]*Count
+	shown      Progress
 }
 
 // dayOf names a day of a result.
@@ -188,6 +189,9 @@ func (r *run) days(ctx context.Context, from, to time.Time) error {
 		due[x] = true
 		list = append(list, s)
 		total += weight(&s)
+	}
+	if err := r.delivering.keep(ctx); err != nil {
+		return err
 	}
 	r.Log.Info("days are due", "days", len(list), "from", from.Format(time.DateOnly), "to", to.AddDate(0, 0, -1).Format(time.DateOnly))
 	if r.Progress != nil {
@@ -261,6 +265,11 @@ func (r *run) step(ctx context.Context, x dayOf, due map[dayOf]bool) (Step, bool
 		return Step{}, false, err
 	}
 	s := Step{Result: res, Day: x.day}
+	if looksAhead(x.name) {
+		if s.NextDay, err = r.delivering.of(ctx, x.day.AddDate(0, 0, 1)); err != nil {
+			return s, false, err
+		}
+	}
 	waits := false
 	s.Inputs, err = r.inputs(ctx, r.state, res, x.day, func(name string, day time.Time) bool {
 		awaited := due[dayOf{name, day}]

@@ -25,6 +25,7 @@ import (
 	"millrace/cloud/archive/manifest"
 	"millrace/cloud/lake"
 	"millrace/cloud/objects"
+	"millrace/sample"
 )
 
 func day(n int) time.Time { return time.Date(2026, 11, n, 0, 0, 0, 0, time.UTC) }
@@ -37,6 +38,7 @@ type engine struct {
 	same   bool     // the output does not depend on the input
 	none   bool     // there are no rows
 	cancel func()
+	next   []Gateway // of the day after the 10th
 }
 
 func (e *engine) Compute(ctx context.Context, q Query) (int64, error) {
@@ -52,8 +54,14 @@ func (e *engine) Compute(ctx context.Context, q Query) (int64, error) {
 			if err != nil {
 				return 0, err
 			}
-			if v == Catalogue {
+			switch v {
+			case Catalogue:
 				data = []byte("catalogue")
+			case Samples: // the tag stands for the file
+				err = lake.Read(bytes.NewReader(data), int64(len(data)), lake.Filter{}, func(r *lake.Row) error { data = []byte(r.Tag); return nil })
+				if err != nil {
+					return 0, err
+				}
 			}
 			fmt.Fprintf(&b, "%s %s %d %x\n", v, f.Site, len(data), data[:min(len(data), 40)])
 		}
@@ -66,6 +74,9 @@ func (e *engine) Compute(ctx context.Context, q Query) (int64, error) {
 		return 0, errors.New("the disk is full")
 	}
 	e.fail--
+	if q.Day.Equal(day(10)) && q.Result.Name == "availability" {
+		e.next = q.NextDay
+	}
 	e.seen = append(e.seen, name)
 	if e.none {
 		return 0, nil
@@ -89,6 +100,16 @@ func put(t *testing.T, p objects.Place, key, text string) {
 	if err := p.Put(context.Background(), key, []byte(text)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// putSamples puts a file of one sample.
+func putSamples(t *testing.T, p objects.Place, key, gateway, tag string) {
+	t.Helper()
+	var b bytes.Buffer
+	w := lake.NewWriter(&b)
+	must(t, w.Write(&lake.Row{Gateway: gateway, Stream: "s1", Sample: sample.Sample{Tag: tag}}))
+	must(t, w.Close())
+	put(t, p, key, b.String())
 }
 
 func putCatalogue(t *testing.T, p objects.Place, entries ...lake.Entry) {
@@ -135,9 +156,9 @@ func archive(t *testing.T, bucket bool) objects.Place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, p, lake.SamplesKey("a/b", day(10), 0), "samples of the 10th")
-	put(t, p, lake.SamplesKey("c", day(10), 0), "samples of the 10th, of another site")
-	put(t, p, lake.SamplesKey("c", day(11), 0), "samples of the 11th")
+	putSamples(t, p, lake.SamplesKey("a/b", day(10), 0), "gw1", "samples of the 10th")
+	putSamples(t, p, lake.SamplesKey("c", day(10), 0), "gw1", "samples of the 10th, of another site")
+	putSamples(t, p, lake.SamplesKey("c", day(11), 0), "gw1", "samples of the 11th")
 	put(t, p, lake.GapsKey("c", day(10), 0), "gaps")
 	putCatalogue(t, p, lake.Entry{Tag: "c/d/n", Counter: true})
 	put(t, p, "samples/site=c/date=2026-11-10/.part-12345", "half a file")
@@ -192,7 +213,7 @@ func TestOnlyWhatChanged(t *testing.T) {
 			t.Errorf("nothing changed: %s, %+v", got, r)
 		}
 
-		put(t, p, lake.SamplesKey("c", day(11), 1), "late samples")
+		putSamples(t, p, lake.SamplesKey("c", day(11), 1), "gw1", "late samples")
 		analyse(t, o)
 		if got := e.took(); got != "hourly 11-11, energy 11-11, availability 11-11, kpi 11-11, anomaly 11-11" {
 			t.Errorf("late samples of the 11th: %s", got)
@@ -209,6 +230,65 @@ func TestOnlyWhatChanged(t *testing.T) {
 		if got := e.took(); got != "availability 11-10, availability 11-11" {
 			t.Errorf("a gap that changes nothing: %s", got)
 		}
+	}
+}
+
+// TestNextDay: a day's availability is due again when a gateway has begun to
+// deliver on the day after, and not when that day grows. Each file is opened for
+// it once.
+func TestNextDay(t *testing.T) {
+	p, e := archive(t, false), &engine{t: t, same: true}
+	o := options(t, p, e)
+	o.Results = []string{"availability"}
+	analyse(t, o)
+	e.took()
+	if want := []Gateway{{"c", "gw1"}}; !slices.Equal(e.next, want) {
+		t.Errorf("of the 10th: %v, want %v", e.next, want)
+	}
+	for _, c := range []struct {
+		what, site string
+		day, part  int
+		gateway    string
+		computed   string
+		nextOf10th []Gateway
+	}{
+		{"the day after grows", "c", 11, 1, "gw1", "availability 11-11", nil},
+		{"another gateway", "c", 11, 2, "gw0", "availability 11-10, availability 11-11", []Gateway{{"c", "gw0"}, {"c", "gw1"}}},
+		{"another site", "a/b", 11, 0, "gw1", "availability 11-10, availability 11-11", []Gateway{{"a/b", "gw1"}, {"c", "gw0"}, {"c", "gw1"}}},
+		{"the next day begins", "c", 12, 0, "gw1", "availability 11-11, availability 11-12", nil},
+		{"the next day grows", "c", 12, 1, "gw1", "availability 11-12", nil},
+	} {
+		e.next = nil
+		putSamples(t, p, lake.SamplesKey(c.site, day(c.day), c.part), c.gateway, c.what)
+		analyse(t, o)
+		if got := e.took(); got != c.computed || !slices.Equal(e.next, c.nextOf10th) {
+			t.Errorf("%s: %s, %v", c.what, got, e.next)
+		}
+	}
+	state := deliveriesKey(day(11))
+	was := get(t, p, state)
+	for what, text := range map[string]string{"none": "", "damaged": "{", "of others": `{"version": 99, "days": {}}`} {
+		if text == "" {
+			must(t, p.Delete(context.Background(), state))
+		} else {
+			put(t, p, state, text)
+		}
+		analyse(t, o)
+		if got := e.took(); got != "" || get(t, p, state) != was {
+			t.Errorf("%s: %s, %s", what, got, get(t, p, state))
+		}
+	}
+	// What is known of a file is not read again.
+	put(t, p, state, strings.ReplaceAll(was, `"gw0"`, `"gw7"`))
+	analyse(t, o)
+	if got := e.took(); got != "availability 11-10" {
+		t.Error(got)
+	}
+	must(t, p.Delete(context.Background(), state))
+	key := lake.SamplesKey("c", day(11), 1)
+	put(t, p, key, "no Parquet")
+	if _, err := Run(context.Background(), o); err == nil || !strings.Contains(err.Error(), "read who delivered "+key+" of ") {
+		t.Error(err)
 	}
 }
 
@@ -367,7 +447,7 @@ func TestNoRows(t *testing.T) {
 	analyse(t, o)
 	e.took()
 	e.none = true
-	put(t, p, lake.SamplesKey("c", day(11), 1), "more")
+	putSamples(t, p, lake.SamplesKey("c", day(11), 1), "gw1", "more")
 	r := analyse(t, o)
 	if got := e.took(); got != "hourly 11-11" || get(t, p, result.Key("hourly", day(11), 0)) != "" {
 		t.Error(got)

@@ -19,7 +19,7 @@ import (
 const stateVersion = 1
 
 // maxState bounds a state object that is read.
-const maxState = 1 << 20
+const maxState = 16 << 20
 
 // made says what a day of a result was made of, and what it is.
 type made struct {
@@ -53,26 +53,49 @@ func (s *state) month(ctx context.Context, name string, day time.Time) (*month, 
 	if m := s.months[key]; m != nil {
 		return m, nil
 	}
-	m := &month{Version: stateVersion, Days: map[string]made{}}
-	r, err := s.place.Get(ctx, key)
-	switch {
-	case errors.Is(err, objects.ErrNone):
-	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	default:
-		text, err := io.ReadAll(io.LimitReader(r, maxState))
-		if err = errors.Join(err, r.Close()); err != nil {
-			return nil, fmt.Errorf("read %s: %w", key, err)
-		}
-		// What does not read, or is of another version, is as if nothing had been
-		// computed.
-		var was month
-		if json.Unmarshal(text, &was) == nil && was.Version == stateVersion && was.Days != nil {
-			m = &was
-		}
+	m := &month{}
+	if err := readState(ctx, s.place, key, m); err != nil {
+		return nil, err
+	}
+	// What is of another version is as if nothing had been computed.
+	if m.Version != stateVersion || m.Days == nil {
+		m = &month{Version: stateVersion, Days: map[string]made{}}
 	}
 	s.months[key] = m
 	return m, nil
+}
+
+// readState reads an object of the state. Where there is none, or one that does
+// not read, into is left empty.
+func readState[T any](ctx context.Context, place objects.Place, key string, into *T) error {
+	r, err := place.Get(ctx, key)
+	if errors.Is(err, objects.ErrNone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	text, err := io.ReadAll(io.LimitReader(r, maxState))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	var was T
+	if json.Unmarshal(text, &was) == nil {
+		*into = was
+	}
+	return nil
+}
+
+// writeState stores an object of the state.
+func writeState(ctx context.Context, place objects.Place, key string, state any) error {
+	text, err := json.MarshalIndent(state, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := place.Put(ctx, key, append(text, '\n')); err != nil {
+		return fmt.Errorf("store %s: %w", key, err)
+	}
+	return nil
 }
 
 // of returns what is known of a day of a result.
@@ -92,18 +115,11 @@ func (s *state) set(ctx context.Context, name string, day time.Time, d made) err
 		return err
 	}
 	m.Days[day.Format(time.DateOnly)] = d
-	text, err := json.MarshalIndent(m, "", "\t")
-	if err != nil {
-		return err
-	}
-	if err := s.place.Put(ctx, stateKey(name, day), append(text, '\n')); err != nil {
-		return fmt.Errorf("store %s: %w", stateKey(name, day), err)
-	}
-	return nil
+	return writeState(ctx, s.place, stateKey(name, day), m)
 }
 
-// hash is over all that decides a step's rows: the text and the files that it
-// reads.
+// hash is over all that decides a step's rows: the text, the files that it reads
+// and the gateways of the day after.
 func (s *Step) hash() (string, error) {
 	text, err := Text(s.Result.Name)
 	if err != nil {
@@ -116,6 +132,9 @@ func (s *Step) hash() (string, error) {
 			in.Size = 0 // its hash is of what the text reads of it
 		}
 		fmt.Fprintf(h, "%s\x00%s\x00%s\x00%d\x00%s\n", in.View, in.Site, in.Key, in.Size, in.Hash)
+	}
+	for _, g := range s.NextDay {
+		fmt.Fprintf(h, "next_day\x00%s\x00%s\n", g.Site, g.Name)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }

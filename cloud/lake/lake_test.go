@@ -336,6 +336,32 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// TestGateways: one name, several in a row group, and names whose stated bounds
+// are cut to the same.
+func TestGateways(t *testing.T) {
+	long := strings.Repeat("g", boundBytes)
+	for _, c := range []struct{ names, want []string }{
+		{nil, nil},
+		{[]string{"a", "a", "a", "a"}, []string{"a"}},
+		{[]string{"", "", "b", "a"}, []string{"", "a", "b"}},
+		{[]string{"b", "a", "c", "b", "c"}, []string{"a", "b", "c"}},
+		{[]string{long + "1", long + "2"}, []string{long + "1", long + "2"}},
+	} {
+		var rows []Row
+		for i, name := range c.names {
+			rows = append(rows, Row{Gateway: name, Stream: "s", Sample: sample.Sample{Tag: "s/d/t", Time: int64(i)}})
+		}
+		data := writeGroups(t, rows, 2, pageBytes)
+		got, err := Gateways(bytes.NewReader(data), int64(len(data)))
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("of %.40q: %.40q, %v", c.names, got, err)
+		}
+	}
+	if _, err := Gateways(strings.NewReader("no Parquet"), 10); err == nil {
+		t.Error("no error")
+	}
+}
+
 func TestGapsAndCatalogue(t *testing.T) {
 	count := int64(7)
 	at := time.Date(2026, 11, 28, 1, 2, 3, 4000, time.UTC)

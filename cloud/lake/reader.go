@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -88,6 +89,40 @@ func ReadInfo(r io.ReaderAt, size int64) (Info, error) {
 		info.Notes[kv.Key] = kv.Value
 	}
 	return info, nil
+}
+
+// Gateways are those that delivered the samples of a file, sorted. Where each row
+// group is of one gateway, only the file's end is read.
+func Gateways(r io.ReaderAt, size int64) ([]string, error) {
+	file, err := open(r, size, parquet.SchemaOf(record{}))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	add := func(name string) {
+		if at, there := slices.BinarySearch(out, name); !there {
+			out = slices.Insert(out, at, name)
+		}
+	}
+	for _, group := range file.RowGroups() {
+		// A longer bound may be cut.
+		if b, ok := bounds(group.ColumnChunks()[columnGateway]); ok && len(b[0].ByteArray()) < boundBytes && bytes.Equal(b[0].ByteArray(), b[1].ByteArray()) {
+			add(string(b[0].ByteArray()))
+			continue
+		}
+		c := newColumn(group, columnGateway)
+		last := ""
+		err := c.read(span{0, group.NumRows()}, func(i int, v *parquet.Value) {
+			before := last
+			if name := repeated(&last, v); i == 0 || name != before {
+				add(name)
+			}
+		})
+		if err = errors.Join(err, c.values.Close()); err != nil {
+			return nil, unreadable(err)
+		}
+	}
+	return out, nil
 }
 
 // open opens a file and holds its schema against ours.

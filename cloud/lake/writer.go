@@ -21,6 +21,9 @@ const (
 	// times of tags that are polled together are the same, tag after tag: zstd
 	// finds that where they are in one page.
 	pageBytes = 4 << 20
+	// boundBytes is the length of the bounds that a file states of its texts; a
+	// longer text is cut.
+	boundBytes = 256
 	// fixedBytes is what a row has beside its texts.
 	fixedBytes = 80
 )
@@ -33,7 +36,7 @@ func codec() *pzstd.Codec { return &pzstd.Codec{Level: zstd.SpeedDefault} }
 func options(more ...parquet.WriterOption) []parquet.WriterOption {
 	return append([]parquet.WriterOption{
 		parquet.Compression(codec()), parquet.DefaultEncoding(&parquet.Plain), parquet.DataPageVersion(1), parquet.PageBufferSize(pageBytes),
-		parquet.CreatedBy("millrace-cloud", "1", ""), parquet.ColumnIndexSizeLimit(func([]string) int { return 256 }),
+		parquet.CreatedBy("millrace-cloud", "1", ""), parquet.ColumnIndexSizeLimit(func([]string) int { return boundBytes }),
 	}, more...)
 }
 

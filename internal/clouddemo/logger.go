@@ -40,6 +40,7 @@ const (
 type logger struct {
 	address  string
 	hour     time.Time // the last whole one
+	until    time.Time // when it ceased to record
 	readings []reading
 }
 
@@ -59,7 +60,7 @@ func newLogger(now time.Time) (*logger, error) {
 	}
 	// The gateway listens here. A port that was free a moment ago is the best that
 	// can be had, since its configuration names it.
-	g := &logger{address: l.Addr().String(), hour: now.UTC().Truncate(time.Hour).Add(-time.Hour)}
+	g := &logger{address: l.Addr().String(), hour: now.UTC().Truncate(time.Hour).Add(-time.Hour), until: now}
 	start := g.hour.Add(-loggerLead)
 	energy := float64(counterFrom)
 	for at := start; at.Before(now); at = at.Add(loggerEvery) {

@@ -125,7 +125,7 @@ func (w *world) publish(ctx context.Context) (uint64, error) {
 		}},
 		Key: keyName, Private: w.private,
 		// The logger recorded all of what was before; the present hour is not whole.
-		Now: time.Now, Through: w.began, Dir: w.dir, Log: w.log,
+		Now: time.Now, Through: w.logger.until, Dir: w.dir, Log: w.log,
 	})
 	if err != nil {
 		return 0, err

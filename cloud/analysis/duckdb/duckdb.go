@@ -123,10 +123,23 @@ func views(q analysis.Query) []string {
 			"CAST(%d + h * 3600000000000 AS BIGINT) AS start, CAST(%d + (h + 1) * 3600000000000 AS BIGINT) AS finish FROM range(24) r(h)",
 			q.Day.UnixMicro(), q.Day.UnixNano(), q.Day.UnixNano()),
 	}
+	out = append(out, nextDay(q.NextDay))
 	for _, v := range analysis.Views(q.Result.Name) {
 		out = append(out, view(v, q.Files[v]))
 	}
 	return out
+}
+
+// nextDay defines the view of the gateways that delivered on the day after.
+func nextDay(gateways []analysis.Gateway) string {
+	list := []string{"SELECT CAST(NULL AS VARCHAR) AS site, CAST(NULL AS VARCHAR) AS gateway WHERE false"}
+	if len(gateways) > 0 {
+		list = nil
+	}
+	for _, g := range gateways {
+		list = append(list, "SELECT "+quote(g.Site)+" AS site, "+quote(g.Name)+" AS gateway")
+	}
+	return "CREATE OR REPLACE TEMP VIEW next_day AS " + strings.Join(list, " UNION ALL ")
 }
 
 // view defines one view of files. One that has none is empty, and has its columns

@@ -105,9 +105,15 @@ func (f *folder) add(v analysis.View, site string, write func(*os.File) error) {
 
 func (f *folder) samples(readings []reading) {
 	f.t.Helper()
+	f.samplesOf("gw1", readings)
+}
+
+func (f *folder) samplesOf(gateway string, readings []reading) {
+	f.t.Helper()
 	f.add(analysis.Samples, "s", func(file *os.File) error {
 		w := lake.NewWriter(file)
 		for _, r := range rows(f.t, readings) {
+			r.Gateway = gateway
 			if err := w.Write(&r); err != nil {
 				return err
 			}

@@ -131,6 +131,9 @@ def compute(spark, place, step, plan):
     spark.sql(
         f"SELECT timestamp_micros({start // 1000} + id * {HOUR // 1000}) AS hour, {start} + id * {HOUR} AS start, "
         f"{start} + (id + 1) * {HOUR} AS finish FROM range(24)").createOrReplaceTempView("hours")
+    spark.createDataFrame(
+        [(g["site"], g["gateway"]) for g in step.get("next_day", [])],
+        t.StructType([t.StructField("site", TEXT), t.StructField("gateway", TEXT)])).createOrReplaceTempView("next_day")
     for name, files in step["views"].items():
         define(spark, place, name, files or [], results)
     columns = ", ".join(f"CAST(`{c['name']}` AS {NAMES[c['type']]}) AS `{c['name']}`" for c in results[step["result"]])

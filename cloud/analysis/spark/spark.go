@@ -93,6 +93,8 @@ type step struct {
 	Key    []string                           `json:"key"`
 	Output string                             `json:"output"`
 	Views  map[analysis.View][]analysis.Input `json:"views"`
+	// NextDay is what the view next_day is made of.
+	NextDay []analysis.Gateway `json:"next_day,omitempty"`
 }
 
 // planOf is the plan of steps, as JSON. The same steps have the same plan.
@@ -118,7 +120,7 @@ func planOf(steps []analysis.Step) ([]byte, error) {
 			views[in.View] = append(views[in.View], in)
 		}
 		p.Steps = append(p.Steps, step{Result: s.Result.Name, Day: s.Day.Format(time.DateOnly), Start: s.Day.UnixNano(),
-			Key: s.Result.Key, Output: s.Output(), Views: views})
+			Key: s.Result.Key, Output: s.Output(), Views: views, NextDay: s.NextDay})
 	}
 	return json.MarshalIndent(p, "", "\t")
 }

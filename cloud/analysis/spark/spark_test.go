@@ -19,6 +19,7 @@ import (
 	"millrace/cloud/analysis/result"
 	"millrace/cloud/lake"
 	"millrace/cloud/objects"
+	"millrace/sample"
 )
 
 func day(n int) time.Time { return time.Date(2026, 11, n, 0, 0, 0, 0, time.UTC) }
@@ -84,7 +85,12 @@ func setup(t *testing.T) (*fake, analysis.Options) {
 	}
 	put(t, p, lake.SamplesKey("c", day(10), 0), "samples")
 	put(t, p, lake.SamplesKey("007", day(10), 0), "samples")
-	put(t, p, lake.SamplesKey("c", day(11), 0), "samples of the 11th")
+	var next bytes.Buffer // analysis.Run asks it who delivered
+	w := lake.NewWriter(&next)
+	if err := errors.Join(w.Write(&lake.Row{Gateway: "gw1", Sample: sample.Sample{Tag: "c/d/t"}}), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	put(t, p, lake.SamplesKey("c", day(11), 0), next.String())
 	var catalogue bytes.Buffer
 	if err := lake.WriteCatalogue(&catalogue, nil); err != nil {
 		t.Fatal(err)
@@ -126,6 +132,9 @@ func TestPlan(t *testing.T) {
 	s = p.Steps[2]
 	if len(s.Views[analysis.Samples]) != 2 || s.Views[analysis.Samples][0].Site != "007" || s.Views[analysis.Gaps] != nil {
 		t.Errorf("%+v", s.Views)
+	}
+	if want := []analysis.Gateway{{Site: "c", Name: "gw1"}}; !slices.Equal(s.NextDay, want) || p.Steps[7].Result != "availability" || p.Steps[7].NextDay != nil {
+		t.Errorf("the day after: %v, and of the last day %+v", s.NextDay, p.Steps[7])
 	}
 	if _, there := s.Views[analysis.Gaps]; !there {
 		t.Error("a view without files is missing")
