@@ -22,6 +22,7 @@ import (
 
 	"millrace/cloud/analysis"
 	"millrace/cloud/objects"
+	"millrace/cloud/warehouse"
 	"millrace/internal/backoff"
 	"millrace/internal/sim/awssim"
 	"millrace/internal/sim/plant"
@@ -65,6 +66,8 @@ type Options struct {
 	Engine analysis.Local
 	// Results are the names of those that it computes; nil for all.
 	Results []string
+	// Warehouse is loaded too, in schema Schema; nil for none.
+	Warehouse warehouse.Database
 	// Between breaks the flow after a stage, in tests of the accounting.
 	Between func(ctx context.Context, after string, p *Parts) error
 }
@@ -207,7 +210,10 @@ func (w *world) run(ctx context.Context) error {
 	if err := w.export(ctx); err != nil {
 		return err
 	}
-	for _, account := range []func(context.Context) error{w.tablesAccount, w.archiveAccount, w.catalogueAccount, w.resultsAccount, w.exportAccount, w.mirrorAccount} {
+	if err := w.load(ctx); err != nil {
+		return err
+	}
+	for _, account := range []func(context.Context) error{w.tablesAccount, w.archiveAccount, w.catalogueAccount, w.resultsAccount, w.exportAccount, w.warehouseAccount, w.mirrorAccount} {
 		if err := account(ctx); err != nil {
 			return err
 		}

@@ -66,6 +66,7 @@ func TestDemo(t *testing.T) {
 	t.Run("catalogue", func(t *testing.T) { testCatalogue(t, w) })
 	t.Run("results", func(t *testing.T) { testResults(t, w) })
 	t.Run("export", func(t *testing.T) { testExport(t, w) })
+	t.Run("warehouse", func(t *testing.T) { testWarehouse(t, w) })
 }
 
 // again takes the account of one stage anew.
