@@ -110,4 +110,5 @@ echo
 run_tests -tags "$tags" -run '^TestCloud' ./internal/interop/ ./cloud/deploy/ "$@"
 # The analysis' own tests, which make test leaves out for want of DuckDB.
 [ "$tags" = interop ] || [ $# -gt 0 ] || run_tests -tags duckdb ./cloud/analysis/...
+[ "$tags" = interop ] || [ $# -gt 0 ] || run_tests -tags duckdb -run TestPipelineToTheSite ./cmd/millrace-cloud
 account interop-cloud
