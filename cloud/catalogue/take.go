@@ -168,6 +168,8 @@ func (b *Batch) entry(h *block.Header, v *sample.Sample, row int) error {
 		return fmt.Errorf("catalogue record: %w", err)
 	case SiteOf(e.Tag) != h.Site:
 		return fmt.Errorf("catalogue record of tag %q comes from site %q", e.Tag, h.Site)
+	case len(e.Stream) > sample.MaxTagBytes:
+		return fmt.Errorf("catalogue record of tag %q: its stream's name has %d bytes; the most is %d", e.Tag, len(e.Stream), sample.MaxTagBytes)
 	case len(record) > maxRecord:
 		return fmt.Errorf("catalogue record of tag %q has %d bytes; the most is %d", e.Tag, len(record), maxRecord)
 	}

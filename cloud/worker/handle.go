@@ -23,9 +23,11 @@ type batch struct {
 	ours      *lease
 	began     time.Time
 	throttled bool
-	held      bool    // a table is missing, or takes nothing at all
-	settled   int     // messages whose blocks are where they belong
-	back      []aside // what is not to be deleted
+	held      bool // a table is missing, or takes nothing at all
+	settled   int  // messages whose blocks are where they belong
+	// afterwards are late blocks: they wait until all others are in their tables.
+	afterwards []*parcel
+	back       []aside // what is not to be deleted
 	// told are blocks that are where they belong, and whose records are not yet.
 	told []*parcel
 }
@@ -43,7 +45,7 @@ func (w *Worker) handle(stop, work context.Context, list []types.Message) (slowe
 	defer b.ours.end()
 	defer b.giveBack()
 	now := w.o.Clock.Now()
-	var poison, late []*parcel
+	var poison []*parcel
 	tables := map[string][]*parcel{}
 	var order []string
 	for i := range list {
@@ -56,7 +58,7 @@ func (w *Worker) handle(stop, work context.Context, list []types.Message) (slowe
 		// What is older than the retention never touches its week's table: the
 		// table may be proved against the archive and deleted just now.
 		if w.o.Late != nil && name == weektable.Unplaced(w.o.Prefix) && p.header.First >= 0 && time.Unix(0, p.header.First).Before(now) {
-			late = append(late, p)
+			b.afterwards = append(b.afterwards, p)
 			continue
 		}
 		if tables[name] == nil {
@@ -65,10 +67,10 @@ func (w *Worker) handle(stop, work context.Context, list []types.Message) (slowe
 		tables[name] = append(tables[name], p)
 	}
 	b.bury(work, poison)
-	b.late(stop, work, late)
 	for _, name := range order {
 		b.store(stop, work, name, tables[name])
 	}
+	b.late(stop, work)
 	b.takeRecords(stop, work)
 	// Blocks that are held must not slow those beside them.
 	return b.throttled || b.held && b.settled == 0
@@ -225,7 +227,7 @@ func (b *batch) missing(stop, work context.Context, table string, left map[strin
 		}
 		if retired && err == nil {
 			for _, same := range left {
-				b.late(stop, work, same)
+				b.afterwards = append(b.afterwards, same...)
 			}
 			return
 		}
@@ -238,28 +240,57 @@ func (b *batch) missing(stop, work context.Context, table string, left map[strin
 	b.putAside(left, w.o.Hold)
 }
 
-// late stores blocks as objects, for the next archive run of their week.
-func (b *batch) late(stop, work context.Context, list []*parcel) {
+// lateTries is how often a late block is put before it is held. Nobody waits for
+// it, and those that come behind it have to go on.
+const lateTries = 3
+
+// late stores blocks as objects, for the next archive run of their week. One that
+// is refused is held; where the place does not answer, the rest is with it.
+func (b *batch) late(stop, work context.Context) {
 	w := b.w
-	for _, p := range list {
+	for i, p := range b.afterwards {
 		key := weektable.LateKey(w.o.Prefix, &p.header, weektable.Checksum(p.data))
-		for attempt := 0; ; attempt++ {
-			ctx, cancel := call(work)
-			err := w.o.Late.Put(ctx, key, p.data)
-			cancel()
-			if err == nil {
-				w.counts.late.Add(1)
-				w.counts.samples.Add(uint64(p.header.Count))
-				b.settle(work, []*parcel{p})
-				break
-			}
-			if work.Err() == nil && w.say.now("late") {
-				w.o.Log.Warn("late blocks cannot be stored; trying on", "place", w.o.Late.String(), "error", connect.Brief(fmt.Errorf("put %s: %w", key, err)))
-			}
-			if !b.again(stop, attempt) {
-				b.putAside(map[string][]*parcel{"": {p}}, 0)
-				break
-			}
+		err := b.putLate(stop, work, key, p.data)
+		if err == nil {
+			w.counts.late.Add(1)
+			w.counts.samples.Add(uint64(p.header.Count))
+			b.settle(work, []*parcel{p})
+			continue
+		}
+		if stop.Err() != nil {
+			b.putAside(map[string][]*parcel{"": b.afterwards[i:]}, 0)
+			return
+		}
+		if w.say.now("late") {
+			w.o.Log.Warn("held: late blocks cannot be stored", "place", w.o.Late.String(), "error", connect.Brief(fmt.Errorf("put %s: %w", key, err)))
+		}
+		held := b.afterwards[i : i+1]
+		if passes(err) {
+			held = b.afterwards[i:]
+		}
+		w.counts.held.Add(uint64(len(held)))
+		b.held = true
+		b.putAside(map[string][]*parcel{"": held}, w.o.Hold)
+		if passes(err) {
+			return
+		}
+	}
+}
+
+// passes says that an error may pass by itself.
+func passes(err error) bool {
+	class := connect.ClassOf(err)
+	return class == connect.Transient || class == connect.Throttled
+}
+
+// putLate puts one object, and tries again where the error may pass by itself.
+func (b *batch) putLate(stop, work context.Context, key string, data []byte) error {
+	for attempt := 0; ; attempt++ {
+		ctx, cancel := call(work)
+		err := b.w.o.Late.Put(ctx, key, data)
+		cancel()
+		if err == nil || !passes(err) || attempt == lateTries-1 || !b.again(stop, attempt) {
+			return err
 		}
 	}
 }
