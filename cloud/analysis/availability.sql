@@ -13,8 +13,9 @@
 -- Two samples of one instant: the worse one holds.
 --
 -- Gaps: a record concerns the tag that it names; else the tags of its stream; else those of its source or sources; else all of
--- its gateway. One that began more than 35 days before the day is not seen. The record of a loss that only another sink of the
--- gateway has had (a folder beside the queue, say) counts too: the archive does not tell it from the others.
+-- its gateway. One that began more than 35 days before the day is not seen. A record that names sinks is of a loss that
+-- only these have had (a folder beside the queue, say); which of them leads here is not known. It counts where no sample of its
+-- stream, of the day or the one before, lies between its first and its last sample; one that names no stream counts.
 -- Quality: Uncertain counts as bad, which is OPC UA's default (TreatUncertainAsBad).
 --
 -- Source: OPC 10000-13 (Aggregates), DurationGood, DurationBad and PercentGood, on stepped data (Stepped = true).
@@ -103,13 +104,42 @@ carriers AS (
     FROM carried
     WHERE tag NOT LIKE '%/$%'
 ),
+partial AS (
+    SELECT DISTINCT site, gateway, stream, from_ns, to_ns
+    FROM gaps
+    WHERE sinks IS NOT NULL AND stream IS NOT NULL
+),
+marks AS (
+    SELECT site, gateway, stream, from_ns AS ns, to_ns, CAST(NULL AS BIGINT) AS sampled, 1 AS loss
+    FROM partial
+    UNION ALL
+    SELECT DISTINCT s.site, s.gateway, s.stream, s.ns, CAST(NULL AS BIGINT) AS to_ns, s.ns AS sampled, 0 AS loss
+    FROM samples s
+    JOIN (SELECT DISTINCT site, gateway, stream FROM partial) p
+        ON p.site = s.site AND p.gateway = s.gateway AND p.stream = s.stream
+),
+-- Time runs backwards here: Spark's window to the end is slow.
+nearest AS (
+    SELECT site, gateway, stream, ns AS from_ns, to_ns, loss,
+           min(sampled) OVER (PARTITION BY site, gateway, stream ORDER BY ns DESC, loss DESC
+                              ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS later
+    FROM marks
+),
+delivered_here AS (
+    SELECT site, gateway, stream, from_ns, to_ns
+    FROM nearest
+    WHERE loss = 1 AND later < to_ns
+),
 concerned AS (
     SELECT DISTINCT c.site, c.tag,
            greatest(g.from_ns, p.start) AS start, least(g.to_ns, p.finish) AS finish
     FROM gaps g
     JOIN period p ON g.from_ns < p.finish AND g.to_ns > p.start
     JOIN carriers c ON c.site = g.site AND c.gateway = g.gateway
-    WHERE CASE WHEN g.tag IS NOT NULL THEN g.tag = c.tag
+    LEFT JOIN delivered_here d
+        ON g.sinks IS NOT NULL AND d.site = g.site AND d.gateway = g.gateway AND d.stream = g.stream AND d.from_ns = g.from_ns AND d.to_ns = g.to_ns
+    WHERE d.site IS NULL
+      AND CASE WHEN g.tag IS NOT NULL THEN g.tag = c.tag
                WHEN g.stream IS NOT NULL THEN g.stream = c.stream
                WHEN g.sources IS NOT NULL THEN instr(',' || g.sources || ',', ',' || c.source || ',') > 0
                WHEN g.source <> '' THEN g.source = c.source

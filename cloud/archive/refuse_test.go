@@ -224,7 +224,7 @@ func TestGapsAndCatalogueBesideTheSamples(t *testing.T) {
 		gaps: []catalogue.Gap{
 			{Site: "north", Gateway: "gw1", Gap: ledger.Gap{ID: 1, Epoch: "7", Cause: ledger.Evicted, Stream: "s0001", FromSeq: 3, ToSeq: 5, Count: &n, From: monday.Add(25 * time.Hour), To: monday.Add(26 * time.Hour), At: monday.Add(200 * time.Hour)}},
 			{Site: "north", Gateway: "gw1", Gap: ledger.Gap{ID: 2, Epoch: "7", Cause: ledger.GatewayDown, From: monday.Add(-time.Hour), To: monday.Add(time.Hour)}}, // the week's before
-			{Site: "west", Gateway: "gw9", Gap: ledger.Gap{ID: 1, Epoch: "8", Cause: ledger.GatewayDown, From: monday.Add(time.Hour), To: monday.Add(500 * time.Hour), Sources: []string{"a", "b"}}},
+			{Site: "west", Gateway: "gw9", Gap: ledger.Gap{ID: 1, Epoch: "8", Cause: ledger.GatewayDown, From: monday.Add(time.Hour), To: monday.Add(500 * time.Hour), Sources: []string{"a", "b"}, Sinks: []string{"files", "sqs"}}},
 		},
 	}
 	o := r.options()
@@ -239,7 +239,7 @@ func TestGapsAndCatalogueBesideTheSamples(t *testing.T) {
 	}
 	var gap lake.Gap
 	data := r.get(want[1])
-	if err := lake.ReadGaps(bytes.NewReader(data), int64(len(data)), func(g *lake.Gap) error { gap = *g; return nil }); err != nil || gap.ID != "spool/8/1" || gap.Sources != "a,b" || gap.Count != nil || !gap.To.Equal(monday.Add(500*time.Hour)) {
+	if err := lake.ReadGaps(bytes.NewReader(data), int64(len(data)), func(g *lake.Gap) error { gap = *g; return nil }); err != nil || gap.ID != "spool/8/1" || gap.Sources != "a,b" || gap.Sinks != "files,sqs" || gap.Count != nil || !gap.To.Equal(monday.Add(500*time.Hour)) {
 		t.Errorf("%+v, %v", gap, err)
 	}
 	var tags []string

@@ -126,7 +126,7 @@ func (r *run) writeGaps(ctx context.Context, site string) ([]manifest.File, erro
 			return nil
 		}
 		out := lake.Gap{Gateway: g.Gateway, ID: g.Identity(), Cause: string(g.Cause), Source: g.Source, Sources: strings.Join(g.Sources, ","), Tag: g.Tag, Stream: g.Stream,
-			FromSeq: g.FromSeq, ToSeq: g.ToSeq, From: g.From, To: g.To, Declared: g.At}
+			FromSeq: g.FromSeq, ToSeq: g.ToSeq, From: g.From, To: g.To, Declared: g.At, Sinks: strings.Join(g.Sinks, ",")}
 		if g.Count != nil {
 			n := int64(min(*g.Count, 1<<63-1))
 			out.Count = &n

@@ -366,7 +366,7 @@ func TestGapsAndCatalogue(t *testing.T) {
 	count := int64(7)
 	at := time.Date(2026, 11, 28, 1, 2, 3, 4000, time.UTC)
 	gaps := []Gap{
-		{Gateway: "gw1", ID: "1", Cause: "evicted", Source: "m1", Sources: "m1,m2", Tag: "a/b/c", Stream: "s0001", FromSeq: 3, ToSeq: math.MaxUint64, From: at, To: at.Add(time.Hour), Count: &count, Declared: at},
+		{Gateway: "gw1", ID: "1", Cause: "evicted", Source: "m1", Sources: "m1,m2", Tag: "a/b/c", Stream: "s0001", FromSeq: 3, ToSeq: math.MaxUint64, From: at, To: at.Add(time.Hour), Count: &count, Declared: at, Sinks: "files,sqs"},
 		{Gateway: "gw1", ID: "2", Cause: "gateway_down"},
 	}
 	var b bytes.Buffer

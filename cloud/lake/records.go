@@ -18,6 +18,7 @@ type Gap struct {
 	From, To          time.Time
 	Count             *int64 // nil: unknown
 	Declared          time.Time
+	Sinks             string // that lack the samples, separated by commas; empty for all
 }
 
 // Entry is one tag of the catalogue as the archive has it.
@@ -45,6 +46,7 @@ type gapRecord struct {
 	ToTime     *int64  `parquet:"to_time,optional,timestamp(microsecond)"`
 	Count      *int64  `parquet:"count,optional"`
 	DeclaredAt *int64  `parquet:"declared_at,optional,timestamp(microsecond)"`
+	Sinks      *string `parquet:"sinks,optional"`
 }
 
 type entryRecord struct {
@@ -64,7 +66,7 @@ type entryRecord struct {
 func WriteGaps(w io.Writer, gaps []Gap) error {
 	return writeAll(w, gaps, func(g *Gap) gapRecord {
 		r := gapRecord{Gateway: g.Gateway, ID: g.ID, Cause: g.Cause, Source: g.Source, Sources: given(g.Sources), Tag: given(g.Tag), Stream: given(g.Stream),
-			FromTime: micros(g.From), ToTime: micros(g.To), Count: g.Count, DeclaredAt: micros(g.Declared)}
+			FromTime: micros(g.From), ToTime: micros(g.To), Count: g.Count, DeclaredAt: micros(g.Declared), Sinks: given(g.Sinks)}
 		if g.FromSeq != 0 || g.ToSeq != 0 {
 			from, to := int64(g.FromSeq), int64(g.ToSeq)
 			r.FromSeq, r.ToSeq = &from, &to
@@ -77,7 +79,7 @@ func WriteGaps(w io.Writer, gaps []Gap) error {
 func ReadGaps(r io.ReaderAt, size int64, fn func(*Gap) error) error {
 	return readAll(r, size, func(g *gapRecord) error {
 		return fn(&Gap{Gateway: g.Gateway, ID: g.ID, Cause: g.Cause, Source: g.Source, Sources: value(g.Sources), Tag: value(g.Tag), Stream: value(g.Stream),
-			FromSeq: uint64(value(g.FromSeq)), ToSeq: uint64(value(g.ToSeq)), From: instant(g.FromTime), To: instant(g.ToTime), Count: g.Count, Declared: instant(g.DeclaredAt)})
+			FromSeq: uint64(value(g.FromSeq)), ToSeq: uint64(value(g.ToSeq)), From: instant(g.FromTime), To: instant(g.ToTime), Count: g.Count, Declared: instant(g.DeclaredAt), Sinks: value(g.Sinks)})
 	})
 }
 

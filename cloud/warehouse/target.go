@@ -152,7 +152,7 @@ func gaps() *target {
 			must("gateway", text, nameText), must("id", text, shortText), must("cause", text, nameText), must("source", text, shortText),
 			may("sources", text, longText), may("tag", text, nameText), may("stream", text, nameText), may("from_seq", bigint, 0),
 			may("to_seq", bigint, 0), may("from_time", timestamp, 0), may("to_time", timestamp, 0), may("count", bigint, 0),
-			may("declared_at", timestamp, 0),
+			may("declared_at", timestamp, 0), may("sinks", text, longText),
 		},
 	}
 }

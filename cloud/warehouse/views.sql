@@ -107,8 +107,8 @@ FROM (
 ) AS "samples"
 WHERE "newest" = 1;
 
--- What was lost, and for how long.
+-- What was lost, and for how long. Where "sinks" names some, the others have it.
 CREATE OR REPLACE VIEW millrace.gap_list AS
 SELECT "site", "gateway", "cause", "source", "tag", "from_time", "to_time",
-  CAST(EXTRACT(EPOCH FROM "to_time") - EXTRACT(EPOCH FROM "from_time") AS BIGINT) AS "seconds", "count", "declared_at"
+  CAST(EXTRACT(EPOCH FROM "to_time") - EXTRACT(EPOCH FROM "from_time") AS BIGINT) AS "seconds", "count", "declared_at", "sinks"
 FROM millrace.gaps;

@@ -118,7 +118,8 @@ func stream(device int) string { return fmt.Sprintf("s%04d", device/2+1) }
 // day makes the samples of a day, sorted as the archive has them, and its gaps.
 func (s *siteState) day(day time.Time) ([]lake.Row, []lake.Gap) {
 	var rows []lake.Row
-	var gaps []lake.Gap
+	// What another sink lost and is here.
+	gaps := []lake.Gap{{Gateway: "gw1", ID: "files", Cause: "evicted", Stream: stream(0), Sinks: "files", From: day.Add(time.Hour), To: day.Add(3 * time.Hour), Declared: day}}
 	for d := range s.plant.Devices {
 		// A hole of up to two hours each day, declared but for every third.
 		from := day.Add(time.Duration(s.rand.Int64N(int64(22 * time.Hour))))
@@ -128,6 +129,9 @@ func (s *siteState) day(day time.Time) ([]lake.Row, []lake.Gap) {
 			gaps = append(gaps, lake.Gap{Gateway: "gw1", ID: fmt.Sprint(d), Cause: "gateway_down", Source: fmt.Sprintf("plc%d", d), From: from, To: to, Declared: to})
 		case 1:
 			gaps = append(gaps, lake.Gap{Gateway: "gw1", ID: fmt.Sprint(d), Cause: "evicted", Source: "plc", Sources: fmt.Sprintf("plc%d,plc99", d), Stream: stream(d), From: from, To: to, Declared: to})
+			if d%2 == 0 && d == s.plant.Devices-1 { // alone in its stream, so that nothing of it is here
+				gaps[len(gaps)-1].Sinks = "files,sqs"
+			}
 		}
 		if s.rand.IntN(6) == 0 {
 			s.last[s.tag(d, "count")] = 0 // reset

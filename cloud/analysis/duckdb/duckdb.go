@@ -173,7 +173,7 @@ func columns(v analysis.View, site string) string {
 		return site + " AS site, tag, gateway, stream, epoch_us(time) * 1000 + time_nanos AS ns, kind, " +
 			"CASE WHEN abs(value) <= 1e100 THEN value END AS value, text, quality"
 	case analysis.Gaps:
-		return site + " AS site, gateway, cause, source, sources, tag, stream, epoch_us(from_time) * 1000 AS from_ns, epoch_us(to_time) * 1000 AS to_ns, count"
+		return site + " AS site, gateway, cause, source, sources, tag, stream, epoch_us(from_time) * 1000 AS from_ns, epoch_us(to_time) * 1000 AS to_ns, count, sinks"
 	case analysis.Catalogue:
 		return site + " AS site, gateway, tag, stream, source, unit, counter, counter_max, since"
 	}
@@ -206,7 +206,7 @@ func none(v analysis.View) string {
 		cols = append(typed("VARCHAR", "tag", "gateway", "stream", "text"), typed("BIGINT", "time_nanos", "kind", "quality")...)
 		cols = append(cols, append(typed("DOUBLE", "value"), typed("TIMESTAMPTZ", "time")...)...)
 	case analysis.Gaps:
-		cols = append(typed("VARCHAR", "gateway", "cause", "source", "sources", "tag", "stream"), typed("TIMESTAMPTZ", "from_time", "to_time")...)
+		cols = append(typed("VARCHAR", "gateway", "cause", "source", "sources", "tag", "stream", "sinks"), typed("TIMESTAMPTZ", "from_time", "to_time")...)
 		cols = append(cols, typed("BIGINT", "count")...)
 	case analysis.Catalogue:
 		cols = append(typed("VARCHAR", "gateway", "tag", "stream", "source", "unit"), typed("BOOLEAN", "counter")...)

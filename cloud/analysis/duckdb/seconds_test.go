@@ -85,6 +85,41 @@ func TestAvailabilityOverDays(t *testing.T) {
 	`)
 }
 
+// TestAvailabilityOfOneSink: a record that names sinks is no gap where the samples
+// of its stream are here. The record's ends may be those of its neighbours.
+func TestAvailabilityOfOneSink(t *testing.T) {
+	f, e := newFolder(t), start(t)
+	f.catalogue(
+		lake.Entry{Gateway: "gw1", Tag: "s/d/a", Stream: "s1", Source: "m"},
+		lake.Entry{Gateway: "gw1", Tag: "s/d/slow", Stream: "s1", Source: "m"},
+		lake.Entry{Gateway: "gw1", Tag: "s/d/other", Stream: "s2", Source: "m"},
+	)
+	f.samples([]reading{
+		{"s/d/slow", "00:00", 1, 0},
+		{"s/d/a", "00:00", 1, 0},
+		{"s/d/a", "00:10", 1, 0}, // within the first record
+		{"s/d/a", "00:20", 1, 0},
+		{"s/d/a", "00:30", 1, 0}, // nothing within the second
+		{"s/d/a", "01:00", 1, 0},
+	})
+	one := func(stream, sinks, from, to string) lake.Gap {
+		return lake.Gap{Gateway: "gw1", ID: from, Cause: "evicted", Source: "m", Stream: stream, Sinks: sinks, From: at(t, from), To: at(t, to)}
+	}
+	f.gaps(
+		one("s1", "files", "00:00", "00:20"),
+		one("s1", "files,sqs", "00:20", "00:30"),
+		one("s1", "", "00:30", "00:31"),         // all sinks lack it
+		one("s1", "", "00:05", "00:06"),         // within the first, and all lack it
+		one("s2", "sqs", "00:05", "00:10"),      // what is here is of another stream
+		one("s1", "files", "-1 23:00", "01:30"), // of the day before and on
+	)
+	expect(t, f.compute(e, "availability", day), `
+		s | s/d/a | 0h | 2880 | 0 | 720 | 0.8
+		s | s/d/other | 0h | 0 | 0 | 300 | 0
+		s | s/d/slow | 0h | 2880 | 0 | 720 | 0.8
+	`)
+}
+
 // TestKPI: two days before, the counter ran at its best.
 func TestKPI(t *testing.T) {
 	f, e := newFolder(t), start(t)

@@ -30,7 +30,7 @@ FILES = {
         ("quality", LONG), ("gateway", TEXT), ("stream", TEXT)],
     "gaps": [
         ("gateway", TEXT), ("cause", TEXT), ("source", TEXT), ("sources", TEXT), ("tag", TEXT), ("stream", TEXT),
-        ("from_time", TIME), ("to_time", TIME), ("count", LONG)],
+        ("from_time", TIME), ("to_time", TIME), ("count", LONG), ("sinks", TEXT)],
     "catalogue": [
         ("gateway", TEXT), ("tag", TEXT), ("stream", TEXT), ("source", TEXT), ("unit", TEXT), ("counter", BOOL),
         ("counter_max", DOUBLE), ("since", TIME)],
@@ -42,7 +42,7 @@ COLUMNS = {
         "CASE WHEN abs(value) <= 1e100 THEN value END AS value", "text", "quality"],
     "gaps": [
         "site", "gateway", "cause", "source", "sources", "tag", "stream", "unix_micros(from_time) * 1000 AS from_ns",
-        "unix_micros(to_time) * 1000 AS to_ns", "`count`"],
+        "unix_micros(to_time) * 1000 AS to_ns", "`count`", "sinks"],
     "catalogue": ["site", "gateway", "tag", "stream", "source", "unit", "counter", "counter_max", "since"],
 }
 

@@ -175,7 +175,8 @@ CREATE TABLE IF NOT EXISTS millrace.gaps (
   "from_time" TIMESTAMP,
   "to_time" TIMESTAMP,
   "count" BIGINT,
-  "declared_at" TIMESTAMP
+  "declared_at" TIMESTAMP,
+  "sinks" VARCHAR(65535)
 )
 ;
 CREATE INDEX IF NOT EXISTS gaps_by_date_site ON millrace.gaps ("date", "site");
@@ -192,7 +193,8 @@ CREATE TABLE IF NOT EXISTS millrace.staging_gaps (
   "from_time" TIMESTAMP,
   "to_time" TIMESTAMP,
   "count" BIGINT,
-  "declared_at" TIMESTAMP
+  "declared_at" TIMESTAMP,
+  "sinks" VARCHAR(65535)
 )
 ;
 CREATE TABLE IF NOT EXISTS millrace.catalogue (

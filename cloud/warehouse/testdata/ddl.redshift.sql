@@ -187,7 +187,8 @@ CREATE TABLE IF NOT EXISTS millrace.gaps (
   "from_time" TIMESTAMP,
   "to_time" TIMESTAMP,
   "count" BIGINT,
-  "declared_at" TIMESTAMP
+  "declared_at" TIMESTAMP,
+  "sinks" VARCHAR(65535)
 )
 DISTSTYLE ALL
 COMPOUND SORTKEY ("date", "site") ENCODE AUTO
@@ -205,7 +206,8 @@ CREATE TABLE IF NOT EXISTS millrace.staging_gaps (
   "from_time" TIMESTAMP,
   "to_time" TIMESTAMP,
   "count" BIGINT,
-  "declared_at" TIMESTAMP
+  "declared_at" TIMESTAMP,
+  "sinks" VARCHAR(65535)
 )
 DISTSTYLE EVEN ENCODE AUTO
 ;
