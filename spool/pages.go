@@ -46,7 +46,8 @@ type pageFile struct {
 	tick     func(bytes int64) // called with what was read, or written of a rebuilt file
 }
 
-// rawMeta is a meta page whose checksum fits.
+// rawMeta is a meta page whose checksum fits, and that stands where its
+// transaction wrote it.
 type rawMeta struct {
 	ok       bool
 	root     uint64
@@ -110,9 +111,15 @@ func (p *pageFile) meta(i int, at int64) (page int64, ok bool) {
 	if sum.Sum64() != binary.NativeEndian.Uint64(b[metaSumStart:]) || page < smallestPage || page > largestPage {
 		return 0, false
 	}
+	// A transaction writes the meta page of its parity. A copy of the older page
+	// in the newer one's place has a right checksum too, and is not the newer one.
+	txid := binary.NativeEndian.Uint64(b[48:])
+	if txid%2 != uint64(i) {
+		return page, false
+	}
 	p.metas[i] = rawMeta{
 		ok: true, root: binary.NativeEndian.Uint64(b[16:]), freelist: binary.NativeEndian.Uint64(b[32:]),
-		high: binary.NativeEndian.Uint64(b[40:]), txid: binary.NativeEndian.Uint64(b[48:]),
+		high: binary.NativeEndian.Uint64(b[40:]), txid: txid,
 	}
 	return page, true
 }
