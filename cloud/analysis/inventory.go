@@ -23,6 +23,7 @@ type inventory struct {
 	digests     map[string]map[string]string
 	first, last time.Time        // days with samples; zero where there are none
 	outputs     map[string]int64 // sizes of the results that are there, by key
+	lost        []lake.Key       // files of samples that a manifest names and that are not there, by day
 }
 
 // look lists the archive.
@@ -55,6 +56,7 @@ func look(ctx context.Context, place objects.Place) (*inventory, error) {
 			sortInputs(list)
 		}
 	}
+	v.lost = v.missing(hashes)
 	for _, in := range v.files[Catalogue][time.Time{}] {
 		if v.digests[in.Key], err = digests(ctx, place, in.Key); err != nil {
 			return nil, fmt.Errorf("read %s of %s: %w", in.Key, place, err)
@@ -70,6 +72,30 @@ func look(ctx context.Context, place objects.Place) (*inventory, error) {
 		return nil, fmt.Errorf("list %s of %s: %w", result.Prefix, place, err)
 	}
 	return v, nil
+}
+
+// missing are the files of samples that the manifests name and that are not there.
+func (v *inventory) missing(hashes map[string]string) (out []lake.Key) {
+	for key := range hashes {
+		k, ok := lake.ParseKey(key)
+		if ok && k.Kind == lake.Samples && !slices.ContainsFunc(v.files[Samples][k.Day], func(in Input) bool { return in.Key == key }) {
+			out = append(out, k)
+		}
+	}
+	slices.SortFunc(out, func(a, b lake.Key) int { return cmp.Or(a.Day.Compare(b.Day), cmp.Compare(a.String(), b.String())) })
+	return out
+}
+
+// whole fails where samples of a day from from to before to are lost: computing the
+// day without them would replace results that are right.
+func (v *inventory) whole(place objects.Place, from, to time.Time) error {
+	for _, k := range v.lost {
+		if !k.Day.Before(from) && k.Day.Before(to) {
+			year, week := k.Day.ISOWeek()
+			return fmt.Errorf("%s of %s is not there, and a manifest names it: run `millrace-cloud archive %d-w%02d` while the week's table is there, or restore the file; results stay as they are", k, place, year, week)
+		}
+	}
+	return nil
 }
 
 // fileHashes are the hashes of the archive's files, as its manifests say. A file

@@ -85,6 +85,9 @@ func do(ctx context.Context, o Options) (*Report, error) {
 	if inv.first.IsZero() || !from.Before(to) {
 		return report, nil
 	}
+	if err := inv.whole(o.Place, from, to); err != nil {
+		return nil, err
+	}
 	report.First, report.Last = from, to.AddDate(0, 0, -1)
 	err = r.days(ctx, from, to)
 	for _, res := range result.All() {

@@ -233,6 +233,34 @@ func TestOnlyWhatChanged(t *testing.T) {
 	}
 }
 
+// TestLostFile: where a file that a manifest names is gone, results that are right
+// are not replaced by those of a day without it.
+func TestLostFile(t *testing.T) {
+	p, e := archive(t, false), &engine{t: t}
+	o := options(t, p, e)
+	analyse(t, o)
+	e.took()
+	before := get(t, p, result.Key("hourly", day(11), 0))
+	key := lake.SamplesKey("c", day(11), 0)
+	m := manifest.New("plant-samples-2026-w46", day(20), manifest.NewSum(), []manifest.File{{Key: key, SHA256: "abc"}}, nil)
+	if err := errors.Join(manifest.Write(t.Context(), p, m), p.Delete(t.Context(), key)); err != nil {
+		t.Fatal(err)
+	}
+	o.To = day(12)
+	putSamples(t, p, lake.SamplesKey("c", day(11), 1), "gw1", "late samples")
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "run `millrace-cloud archive 2026-w46`") || !strings.Contains(err.Error(), key) {
+		t.Errorf("%v", err)
+	}
+	if got := e.took(); got != "" || get(t, p, result.Key("hourly", day(11), 0)) != before {
+		t.Errorf("it computed %s", got)
+	}
+	// The days before it can be computed.
+	o.To = day(11)
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNextDay: a day's availability is due again when a gateway has begun to
 // deliver on the day after, and not when that day grows. Each file is opened for
 // it once.

@@ -235,6 +235,7 @@ func (r *run) planSamples(ctx context.Context) (tasks []task, err error) {
 				byKey[key] = &task{key: key, what: Samples, site: site, day: day}
 			}
 		}
+		r.dropPartial(byKey, day, m)
 		for _, t := range byKey {
 			if t.day.Equal(day) && m != nil {
 				t.print = r.fingerprint(t.sources, m)
@@ -247,6 +248,25 @@ func (r *run) planSamples(ctx context.Context) (tasks []task, err error) {
 		tasks = append(tasks, *t)
 	}
 	return tasks, nil
+}
+
+// dropPartial leaves out the objects of a day of whose files one is lost: they would
+// take the place of whole ones.
+func (r *run) dropPartial(byKey map[string]*task, day time.Time, m *manifest.Manifest) {
+	if m == nil {
+		return
+	}
+	for _, f := range m.Files {
+		k, ok := lake.ParseKey(f.Key)
+		if !ok || k.Kind != lake.Samples || !k.Day.Equal(day) || !r.takesSite(k.Site) {
+			continue
+		}
+		key := r.samplesKey(k.Site, day)
+		if t := byKey[key]; t == nil || !slices.Contains(t.sources, f.Key) {
+			r.problem(fmt.Sprintf("%s/%s is not there, and the manifest names it: that day is left out; run `millrace-cloud archive %s` while the week's table is there, or restore the file", r.Store.Archive, f.Key, m.Week))
+			delete(byKey, key)
+		}
+	}
 }
 
 func (r *run) samplesKey(site string, day time.Time) string {

@@ -238,6 +238,29 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// A day of which a file is lost is told and left out: the object that is there stays.
+func TestLostFile(t *testing.T) {
+	a, to := newArchive(t), target(t)
+	var lines []string
+	o := a.options(to)
+	o.Until, o.Sites, o.Problem = day.AddDate(0, 0, 1), []string{"north"}, func(line string) { lines = append(lines, line) }
+	if report, err := Run(t.Context(), o); err != nil || report.Written != 1 || len(lines) != 0 {
+		t.Fatalf("%+v, %v, %q", report, err, lines)
+	}
+	before := get(t, to, "exports/samples/site=north/date=2026-11-20.csv")
+	key := lake.SamplesKey("north", day, 0)
+	if err := a.place.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Run(t.Context(), o)
+	if err != nil || report.Written != 0 || report.Problems != 1 || !strings.Contains(lines[0], key+" is not there, and the manifest names it") {
+		t.Errorf("%+v, %v, %q", report, err, lines)
+	}
+	if !bytes.Equal(get(t, to, "exports/samples/site=north/date=2026-11-20.csv"), before) {
+		t.Error("the object was replaced")
+	}
+}
+
 func TestForms(t *testing.T) {
 	a := newArchive(t)
 	for _, k := range []format.Kind{format.CSV, format.JSON, format.SenML, format.Parquet} {

@@ -24,12 +24,14 @@ const maxOpen = 256
 // archive reads the Parquet files of the archive.
 type archive struct {
 	*run
-	sites   []string // that the tags are of
-	known   map[string]Tag
-	settled map[string]bool // tables whose manifest was looked for
+	sites []string // that the tags are of
+	known map[string]Tag
+	// manifests are those that were looked for, by table; nil where there is none
+	// that can be read.
+	manifests map[string]*manifest.Manifest
 }
 
-func newArchive(r *run) *archive { return &archive{run: r, settled: map[string]bool{}} }
+func newArchive(r *run) *archive { return &archive{run: r, manifests: map[string]*manifest.Manifest{}} }
 
 func (*archive) close() {}
 
@@ -157,30 +159,50 @@ func (a *archive) windows(context.Context) []window {
 	return days(window{a.From.UnixNano(), a.To.UnixNano()})
 }
 
-// whole tells, once for each week, that a week's files may be incomplete.
-func (a *archive) whole(ctx context.Context, w window) {
+// manifest is that of a window's week, nil where there is none. Once for each week it
+// tells that the files may be incomplete.
+func (a *archive) manifest(ctx context.Context, w window) *manifest.Manifest {
 	name := weektable.Table(a.store.Prefix, time.Unix(0, w.from))
-	if a.settled[name] || w.from > time.Now().UnixNano() {
-		return
+	m, known := a.manifests[name]
+	if known || w.from > time.Now().UnixNano() {
+		return m
 	}
-	a.settled[name] = true
-	r, err := a.store.Archive.Get(ctx, manifest.Key(name))
-	if err == nil {
-		err = r.Close()
-	}
+	m, err := manifest.Read(ctx, a.store.Archive, name)
+	week := strings.TrimPrefix(name, a.store.Prefix+"-samples-")
 	switch {
+	case err == nil:
 	case errors.Is(err, objects.ErrNone):
 		a.tell("manifests", fmt.Sprintf("week %s is not archived whole: there is no %s in %s; run `millrace-cloud archive %s`",
-			strings.TrimPrefix(name, a.store.Prefix+"-samples-"), manifest.Key(name), a.store.Archive, strings.TrimPrefix(name, a.store.Prefix+"-samples-")))
-	case err != nil && ctx.Err() == nil:
-		a.tell("manifests", fmt.Sprintf("%s/%s cannot be read: %s", a.store.Archive, manifest.Key(name), brief(err)))
+			week, manifest.Key(name), a.store.Archive, week))
+	case errors.Is(err, manifest.ErrVersion):
+		a.tell("manifests", fmt.Sprintf("%s/%s cannot be read: %s; update millrace-cloud", a.store.Archive, manifest.Key(name), brief(err)))
+	case ctx.Err() == nil:
+		a.tell("manifests", fmt.Sprintf("%s/%s cannot be read: %s; run `millrace-cloud archive %s`", a.store.Archive, manifest.Key(name), brief(err), week))
+	}
+	if err != nil {
+		m = nil
+	}
+	a.manifests[name] = m
+	return m
+}
+
+// whole tells which files of a site and day are not among keys, though the manifest
+// names them.
+func (a *archive) whole(m *manifest.Manifest, prefix string, keys []string) {
+	if m == nil {
+		return
+	}
+	for _, f := range m.Files {
+		if strings.HasPrefix(f.Key, prefix) && !slices.Contains(keys, f.Key) {
+			a.tell("missing files", fmt.Sprintf("%s/%s is not there, and the manifest names it: run `millrace-cloud archive %s` while the week's table is there, or restore the file", a.store.Archive, f.Key, m.Week))
+		}
 	}
 }
 
 // cursors implements source: one for each tag and file. A file is sorted by tag, and
 // within a tag by time.
 func (a *archive) cursors(ctx context.Context, w window, want func(string) bool) ([]cursor, error) {
-	a.whole(ctx, w)
+	m := a.manifest(ctx, w)
 	bySite := map[string][]string{}
 	n := 0
 	for _, t := range a.report.Tags {
@@ -195,10 +217,12 @@ func (a *archive) cursors(ctx context.Context, w window, want func(string) bool)
 	}
 	var out []cursor
 	for site, tags := range bySite {
-		keys, err := a.list(ctx, lake.SamplesPrefix(site, time.Unix(0, w.from)))
+		prefix := lake.SamplesPrefix(site, time.Unix(0, w.from))
+		keys, err := a.list(ctx, prefix)
 		if err != nil {
 			return nil, err
 		}
+		a.whole(m, prefix, keys)
 		for _, key := range keys {
 			for _, tag := range tags {
 				filter := lake.Filter{Tags: []string{tag}, From: w.from, To: w.to}

@@ -157,6 +157,7 @@ func (r *rig) archive() objects.Place {
 			r.Fatal(err)
 		}
 	}
+	files := map[string][]manifest.File{}
 	for day, rows := range byDay {
 		sort.SliceStable(rows, func(i, j int) bool {
 			if rows[i].Tag != rows[j].Tag {
@@ -176,7 +177,13 @@ func (r *rig) archive() objects.Place {
 			r.Fatal(err)
 		}
 		put(lake.SamplesKey("north", day, 0), b.Bytes())
-		put(manifest.Key(weektable.Table(prefix, day)), []byte("{}"))
+		table := weektable.Table(prefix, day)
+		files[table] = append(files[table], manifest.File{Key: lake.SamplesKey("north", day, 0)})
+	}
+	for table, list := range files {
+		if err := manifest.Write(context.Background(), place, manifest.New(table, monday, manifest.NewSum(), list, nil)); err != nil {
+			r.Fatal(err)
+		}
 	}
 	var b bytes.Buffer
 	var entries []lake.Entry
@@ -404,6 +411,29 @@ func TestBadInput(t *testing.T) {
 }
 
 // newerVersion is a block as a later version of the format may begin, with its CRC.
+// A file that a manifest names and that is not there is told, and a manifest that
+// cannot be read as well.
+func TestArchiveLacksFile(t *testing.T) {
+	r, _ := plantRig(t)
+	place := r.archive()
+	key := lake.SamplesKey("north", sunday, 0)
+	if err := place.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	q := Request{Tags: []string{power}, From: sunday, To: monday}
+	a := ask(t, Store{Archive: place, Prefix: prefix}, q)
+	if len(a.rows) != 0 || a.Problems != 1 || !strings.Contains(a.problems[0], key+" is not there, and the manifest names it: run `millrace-cloud archive 2026-w47`") {
+		t.Errorf("%d rows, %q", len(a.rows), a.problems)
+	}
+	if err := place.Put(t.Context(), manifest.Key(weektable.Table(prefix, sunday)), []byte(`{"version":1,`)); err != nil {
+		t.Fatal(err)
+	}
+	a = ask(t, Store{Archive: place, Prefix: prefix}, q)
+	if a.Problems != 1 || !strings.Contains(a.problems[0], "plant-samples-2026-w47.json cannot be read: it is no manifest") {
+		t.Errorf("%q", a.problems)
+	}
+}
+
 func newerVersion(data []byte) []byte {
 	out := bytes.Clone(data[:len(data)-4])
 	out[2] = 9

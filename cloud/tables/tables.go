@@ -57,6 +57,9 @@ type Settings struct {
 	Infrequent          bool // table class
 	Protected           bool // against deletion
 	Tags                map[string]string
+	// Behind is for how many weeks before this one tables are made, too. A table that
+	// was retired must not be among them: keep it below the retention.
+	Behind int
 }
 
 // Made is what Ensure has done about one table.
@@ -65,13 +68,13 @@ type Made struct {
 	New   bool
 }
 
-// Ensure makes the tables of this week and of as many as ahead after it, the one
-// of blocks that cannot be placed, and those of the catalogue, the gaps and the
+// Ensure makes the tables of this week, of as many as ahead after it and as
+// s.Behind before it, the one of blocks that cannot be placed, and those of the catalogue, the gaps and the
 // newest readings, and waits until all are ACTIVE. It leaves tables that exist as
 // they are.
 func (m *Manager) Ensure(ctx context.Context, s Settings, ahead int) ([]Made, error) {
 	names := []string{weektable.Unplaced(m.Prefix)}
-	for i := range ahead + 1 {
+	for i := -s.Behind; i <= ahead; i++ {
 		names = append(names, weektable.Table(m.Prefix, m.Now.Add(time.Duration(i)*week)))
 	}
 	names = append(names, catalogue.Tables(m.Prefix)...)

@@ -115,6 +115,14 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
+func TestEnsurePastWeeks(t *testing.T) {
+	r := newRig(t, 0)
+	made, err := r.Ensure(t.Context(), Settings{Behind: 2}, 0)
+	if err != nil || fmt.Sprint(made[1:4]) != "[{plant-samples-2026-w46 true} {plant-samples-2026-w47 true} {plant-samples-2026-w48 true}]" {
+		t.Fatal(made, err)
+	}
+}
+
 func TestEnsureFails(t *testing.T) {
 	r := newRig(t, time.Hour)
 	ctx, cancel := context.WithCancel(t.Context())

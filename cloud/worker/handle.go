@@ -233,7 +233,7 @@ func (b *batch) missing(stop, work context.Context, table string, left map[strin
 		}
 	}
 	if w.say.now("missing " + table) {
-		w.o.Log.Error("held: the table is missing or not ACTIVE yet; run `millrace-cloud tables ensure`, or correct --prefix and --region", "table", table)
+		w.o.Log.Error("held: the table is missing or not ACTIVE yet; run `millrace-cloud tables ensure`, for a week before this one with --behind, or correct --prefix and --region", "table", table)
 	}
 	w.counts.held.Add(uint64(len(left)))
 	b.held = true

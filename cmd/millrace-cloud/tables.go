@@ -30,7 +30,8 @@ var tablesCommand = command.Command{
 ensure  makes the tables of this week and the next (--ahead), the one of blocks
         that cannot be placed, and those of the catalogue, the gaps and the newest
         readings, and waits until they are ACTIVE. Tables that exist stay as they
-        are. Run it every day.
+        are. Run it every day. --behind makes those of weeks before, too, which a
+        gateway with an older backlog needs.
 catalogue
         fills the tables of the catalogue and the gaps from the week tables, for
         gateways that write to DynamoDB directly: once a day, and once after an
@@ -61,7 +62,7 @@ Examples:
 // tablesFlags are the flags of all verbs; of says which flag is for which.
 type tablesFlags struct {
 	prefix, region, endpoint, s3Endpoint string
-	ahead                                int
+	ahead, behind                        int
 	billing, class                       string
 	read, write, warmRead, warmWrite     int64
 	protect                              bool
@@ -82,6 +83,7 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.StringVar(&f.region, "region", "", "AWS region (default as the environment or ~/.aws says)")
 	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` instead of DynamoDB's own, for a local stand-in")
 	flags.IntVar(&f.ahead, "ahead", 1, "ensure: how many weeks after this one, 0 to 8")
+	flags.IntVar(&f.behind, "behind", 0, "ensure: how many weeks before this one, 0 to 53 and less than the retention; for a backlog that is older than the tables")
 	flags.StringVar(&f.billing, "billing", "on_demand", "ensure: on_demand or provisioned")
 	flags.Int64Var(&f.read, "read-units", 0, "ensure: read units of provisioned tables")
 	flags.Int64Var(&f.write, "write-units", 0, "ensure: write units of provisioned tables")
@@ -98,7 +100,7 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.IntVar(&f.weeks, "retention-weeks", 53, "retire: that of the gateways' sinks and of the workers")
 	flags.BoolVar(&f.dry, "dry-run", false, "retire: prove, and delete nothing")
 	flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "retire: `URL` instead of S3's own, for a local stand-in")
-	return map[string]string{"ahead": "ensure", "billing": "ensure", "read-units": "ensure", "write-units": "ensure", "warm-read": "ensure", "warm-write": "ensure",
+	return map[string]string{"ahead": "ensure", "behind": "ensure", "billing": "ensure", "read-units": "ensure", "write-units": "ensure", "warm-read": "ensure", "warm-write": "ensure",
 		"class": "ensure", "protect": "ensure", "tag": "ensure", "weeks": "catalogue", "json": "list", "queue-url": "dial", "to": "dial",
 		"archive": "retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "retire"}
 }
@@ -180,7 +182,7 @@ func runTables(ctx context.Context, c *command.Call) error {
 // check holds what a verb needs.
 func (f *tablesFlags) check(verb, week string) (tables.Settings, error) {
 	s := tables.Settings{Provisioned: f.billing == "provisioned", Read: f.read, Write: f.write, WarmRead: f.warmRead, WarmWrite: f.warmWrite,
-		Infrequent: f.class == "infrequent", Protected: f.protect, Tags: map[string]string{}}
+		Infrequent: f.class == "infrequent", Protected: f.protect, Tags: map[string]string{}, Behind: f.behind}
 	for _, tag := range f.tags {
 		key, value, ok := strings.Cut(tag, "=")
 		if !ok || key == "" {
@@ -189,6 +191,8 @@ func (f *tablesFlags) check(verb, week string) (tables.Settings, error) {
 		s.Tags[key] = value
 	}
 	switch {
+	case f.behind < 0 || f.behind > 53:
+		return s, command.Usagef("--behind %d is out of range: 0 to 53", f.behind)
 	case f.ahead < 0 || f.ahead > 8:
 		return s, command.Usagef("--ahead %d is out of range: 0 to 8", f.ahead)
 	case f.newest < 0:
