@@ -298,11 +298,14 @@ func (r *run) sortDay(ctx context.Context, d *day, p *parts, bad *bad, twice *du
 	}
 	err = r.store.each(d, func(e *entry) error {
 		b, err := dec.Decode(e.data)
-		if err != nil {
+		if err == nil {
+			err = s.add(b)
+		}
+		if unreadable := b == nil || errors.Is(err, errOutside); err != nil && unreadable {
 			bad.add(r, "block "+hex.EncodeToString(e.digest[:8])+" of "+d.String(), err)
 			return nil
 		}
-		if err := s.add(b); err != nil {
+		if err != nil {
 			return err
 		}
 		return ctx.Err()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"millrace/cloud/lake"
 	"millrace/sample"
@@ -71,7 +72,14 @@ func newSorter(l limits, dir string, from, to int64) (*sorter, error) {
 	return &sorter{limits: l, dir: dir, from: from, to: to, codec: codec}, nil
 }
 
-// add takes the samples of a block that are of the day.
+// errOutside says that a block's header is not that of its samples.
+var errOutside = errors.New("it has a sample outside of its own times")
+
+func instant(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
+
+// add takes the samples of a block that are of the day. Those of others are left
+// to these, which the block's header tells: a sample outside of the header's times
+// would be in no file at all, and is an error.
 func (s *sorter) add(b *block.Block) error {
 	w, nobody := s.whos.of(who{b.Gateway, b.Stream}), s.producers.of("")
 	for c := range b.Columns {
@@ -83,6 +91,9 @@ func (s *sorter) add(b *block.Block) error {
 				r.source, r.at = col.SourceTimes[i], col.SourceTimes[i]
 			}
 			if r.at < s.from || r.at >= s.to {
+				if r.at < b.First || r.at > b.Last {
+					return fmt.Errorf("%w: of %s at %s, and its header says %s to %s", errOutside, col.Tag, instant(r.at), instant(b.First), instant(b.Last))
+				}
 				continue
 			}
 			if col.Quality != nil {

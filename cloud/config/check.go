@@ -194,7 +194,7 @@ func (c *checker) warehouse() {
 	case w.Postgres != "":
 		if u, err := url.Parse(w.Postgres); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 			c.Wrong("warehouse.postgres", "is no URL of PostgreSQL", "write it as in postgres://loader@127.0.0.1/plant")
-		} else if _, ok := u.User.Password(); ok {
+		} else if _, ok := u.User.Password(); ok || u.Query().Has("password") || u.Query().Has("sslpassword") {
 			c.Wrong("warehouse.postgres", "holds a password", "take it out, and give it in ~/.pgpass or PGPASSWORD")
 		}
 	case w.Database == "":

@@ -213,3 +213,13 @@ func sameValue(is any, text string) bool {
 	}
 	return fmt.Sprint(is) == text
 }
+
+// TestNoPasswordInTheFile, wherever it stands in the URL.
+func TestNoPasswordInTheFile(t *testing.T) {
+	for url, wrong := range map[string]bool{"postgres://l@127.0.0.1/p": false, "postgres://l:x@127.0.0.1/p": true, "postgres://l@127.0.0.1/p?password=x": true} {
+		_, err := config.Parse("c", []byte("warehouse:\n  postgres: "+url+"\n"))
+		if got := strings.Contains(fmt.Sprint(err), "warehouse.postgres: holds a password"); got != wrong {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}

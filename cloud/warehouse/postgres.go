@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -31,7 +32,8 @@ const oldest = 150000
 func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 	cfg, err := postgresConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("--postgres: %w", err)
+		// pgx repeats the text, and finds not every password in it.
+		return nil, fmt.Errorf("--postgres is no URL of PostgreSQL%s; write it as in postgres://loader@127.0.0.1:5432/plant", reason(err))
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -47,6 +49,18 @@ func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 		return nil, errors.Join(fmt.Errorf("PostgreSQL at %s is of version %d: MERGE came with 15", cfg.Host, n/10000), p.Close(ctx))
 	}
 	return p, nil
+}
+
+// reason is what is wrong with a URL, without anything of it.
+func reason(err error) string {
+	var number *strconv.NumError
+	switch {
+	case errors.As(err, &number):
+		return ", its port or a time is no number"
+	case errors.Is(err, os.ErrNotExist):
+		return ", a file of certificates that it names is not there"
+	}
+	return ""
 }
 
 // postgresConfig reads a URL, and asks for a verified server where that is not
