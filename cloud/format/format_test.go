@@ -154,14 +154,14 @@ func TestJSONLines(t *testing.T) {
 func TestTable(t *testing.T) {
 	n := uint64(600)
 	from := time.Unix(0, at).Add(time.Second)
-	gap := Gap{Site: "north", Gateway: "gw1", Gap: ledger.Gap{ID: 1, Cause: ledger.GatewayDown, Count: &n, Source: "plc", From: from, To: from.Add(10 * time.Minute)}}
+	gap := Gap{Site: "north", Gateway: "gw1", Gap: ledger.Gap{ID: 1, Cause: ledger.GatewayDown, Count: &n, Source: "plc", From: from, To: from.Add(10 * time.Minute), Sinks: []string{"files"}}}
 	list := rows()[:3]
 	list[2].Value = sample.StringValue("\x1b[31mred")
 	want := `TIME (UTC)           VALUE             UNIT  QUALITY
 2026-11-28 08:00:00               12.3  kW    Good
 2026-11-28 08:00:01                 -7  kW    UncertainLastUsableValue
 2026-11-28 08:00:02  "\x1b[31mred"      kW    BadTimeout
---- gap: gateway_down, 2026-11-28 08:00:01 to 2026-11-28 08:10:01 (10m0s), 600 samples: plc at gw1 ---
+--- gap: gateway_down, 2026-11-28 08:00:01 to 2026-11-28 08:10:01 (10m0s), 600 samples: plc at gw1, lost to files only ---
 `
 	want = strings.Replace(want, "TIME (UTC)           VALUE             UNIT", "TIME (UTC)                   VALUE  UNIT", 1)
 	got := string(write(t, Table, Options{Tags: 1}, list, gap))

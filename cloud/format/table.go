@@ -201,6 +201,9 @@ func (t *table) describe(g *Gap) string {
 	if g.Gateway != "" {
 		text += " at " + plain(g.Gateway)
 	}
+	if len(g.Sinks) > 0 {
+		text += ", lost to " + plain(strings.Join(g.Sinks, ", ")) + " only"
+	}
 	return text + " ---"
 }
 

@@ -282,6 +282,9 @@ func gapOf(site string, g *lake.Gap) *format.Gap {
 	if g.Sources != "" {
 		out.Sources = strings.Split(g.Sources, ",")
 	}
+	if g.Sinks != "" {
+		out.Sinks = strings.Split(g.Sinks, ",")
+	}
 	if g.Count != nil {
 		n := uint64(*g.Count)
 		out.Count = &n

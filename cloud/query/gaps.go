@@ -75,8 +75,7 @@ func (r *run) collectGaps(ctx context.Context, src source) (*[]format.Gap, error
 		if end(g).Before(r.From) || !start(g).Before(r.To) || !r.concerned(g) {
 			return nil
 		}
-		c := catalogue.Gap{Gap: g.Gap}
-		key := g.Site + "#" + g.Gateway + "#" + c.Identity()
+		key := gapKey(g)
 		if seen[key] {
 			return nil
 		}
@@ -96,24 +95,35 @@ func (r *run) collectGaps(ctx context.Context, src source) (*[]format.Gap, error
 	}
 	sort.SliceStable(out, func(i, j int) bool { return start(&out[i]).Before(start(&out[j])) })
 	r.report.Gaps = len(out)
+	r.partial = partialOf(out)
 	return &out, nil
 }
 
-// tellGaps hands over the gaps that begin at or before a time.
+// tellGaps hands over the gaps that begin at or before a time, and of those of
+// some sinks the ones that end there.
 func (r *run) tellGaps(gaps *[]format.Gap, until int64) error {
-	for gaps != nil && len(*gaps) > 0 {
-		g := &(*gaps)[0]
-		if start(g).UnixNano() > until {
-			return nil
-		}
-		if r.Gap != nil {
-			if err := r.Gap(g); err != nil {
-				return err
-			}
-		}
-		*gaps = (*gaps)[1:]
+	if gaps == nil {
+		return nil
 	}
-	return nil
+	for len(*gaps) > 0 && start(&(*gaps)[0]).UnixNano() <= until {
+		g := &(*gaps)[0]
+		*gaps = (*gaps)[1:]
+		if len(g.Sinks) > 0 {
+			r.partial.waiting = append(r.partial.waiting, g)
+			continue
+		}
+		if err := r.tellGap(g); err != nil {
+			return err
+		}
+	}
+	return r.tellEnded(until)
+}
+
+func (r *run) tellGap(g *format.Gap) error {
+	if r.Gap == nil {
+		return nil
+	}
+	return r.Gap(g)
 }
 
 // gaps implements source: from the catalogue's table, or where there is none from

@@ -227,6 +227,7 @@ type run struct {
 	started sync.WaitGroup
 	// interest says which gaps concern the tags; sources fill it.
 	interest interest
+	partial  partial
 	units    map[string]string // of the tags
 	reported int64             // bytes that Read was told of
 }
@@ -326,6 +327,7 @@ func (r *run) one(ctx context.Context, src source, w window, want func(string) b
 			}
 		}
 		row.Unit = r.units[row.Tag]
+		r.partial.saw(row)
 		switch {
 		case r.seen.before(&row.Sample):
 			r.report.Duplicates++

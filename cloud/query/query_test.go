@@ -66,7 +66,7 @@ func TestAcrossWeeks(t *testing.T) {
 func TestFilesAndArchiveAgree(t *testing.T) {
 	r, c := plantRig(t)
 	n := uint64(7)
-	gap := gapOf1(t, &ledger.Gap{ID: 1, Epoch: "0000000000000007", Cause: ledger.Evicted, Source: "plc", Stream: "s0001", Count: &n, From: sunday.Add(55 * time.Minute), To: sunday.Add(60 * time.Minute), At: monday}, sunday.Add(100*time.Minute))
+	gap := gapOf1(t, &ledger.Gap{ID: 1, Epoch: "0000000000000007", Cause: ledger.Evicted, Source: "plc", Stream: "s0001", Sinks: []string{"files", "sqs"}, Count: &n, From: sunday.Add(55 * time.Minute), To: sunday.Add(60 * time.Minute), At: monday}, sunday.Add(100*time.Minute))
 	b := r.pack(ledger.SystemStream, block.Header{}, gap)
 	r.put(b)
 	if err := c.Take(t.Context(), b.Data); err != nil {
@@ -100,7 +100,7 @@ func TestFilesAndArchiveAgree(t *testing.T) {
 		if !slices.Equal(a.rows, want.rows) || a.Problems != 0 {
 			t.Errorf("%s: got\n  %s\nwant\n  %s\n%q", name, strings.Join(a.times(), "\n  "), strings.Join(want.times(), "\n  "), a.problems)
 		}
-		if len(a.gaps) != 1 || a.gaps[0].Cause != ledger.Evicted || *a.gaps[0].Count != 7 || !a.gaps[0].From.Equal(want.gaps[0].From) {
+		if len(a.gaps) != 1 || a.gaps[0].Cause != ledger.Evicted || *a.gaps[0].Count != 7 || !a.gaps[0].From.Equal(want.gaps[0].From) || !slices.Equal(a.gaps[0].Sinks, want.gaps[0].Sinks) {
 			t.Errorf("%s: gaps %+v", name, a.gaps)
 		}
 	}
@@ -197,7 +197,7 @@ func (r *rig) archive() objects.Place {
 	for _, g := range records.gaps {
 		var b bytes.Buffer
 		n := int64(*g.Count)
-		err := lake.WriteGaps(&b, []lake.Gap{{Gateway: g.Gateway, ID: "1", Cause: string(g.Cause), Source: g.Source, Stream: g.Stream, From: g.From, To: g.To, Count: &n, Declared: g.At}})
+		err := lake.WriteGaps(&b, []lake.Gap{{Gateway: g.Gateway, ID: "1", Cause: string(g.Cause), Source: g.Source, Stream: g.Stream, From: g.From, To: g.To, Count: &n, Declared: g.At, Sinks: strings.Join(g.Sinks, ",")}})
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -290,6 +290,38 @@ func TestGaps(t *testing.T) {
 		Gap:    func(g *format.Gap) error { order = append(order, fmt.Sprint("gap ", g.ID)); return nil }})
 	if want := "[gap 5 1 gap 1 2 gap 3 3]"; err != nil || fmt.Sprint(order) != want {
 		t.Errorf("%v, want %s; %v", order, want, err)
+	}
+}
+
+// A loss that only some sinks had is none where a sample of its stream lies within.
+func TestGapsOfOneSink(t *testing.T) {
+	r, c := plantRig(t)
+	var list []sample.Sample
+	one := func(stream string, from, to time.Duration, sinks ...string) {
+		g := ledger.Gap{ID: uint64(len(list) + 1), Epoch: "0000000000000007", Cause: ledger.Evicted, At: monday, Source: "plc", Stream: stream, Sinks: sinks,
+			From: sunday.Add(from * time.Minute), To: sunday.Add(to * time.Minute)}
+		list = append(list, gapOf1(t, &g, sunday.Add(90*time.Minute)))
+	}
+	one("s0001", 45, 75, "files")        // 1: the readings at 50 and 70 lie within
+	one("s0001", 52, 68, "files")        // 2: none does
+	one("s0001", 50, 70, "files", "sqs") // 3: they are its ends
+	one("s0002", 60, 85, "files")        // 4: they came in another stream
+	one("s0001", 70, 70, "files")        // 5: of one reading, which is here
+	one("s0001", 72, 73)                 // 6: all sinks lack it
+	one("", 79, 81, "files")             // 7: no stream is told
+	one("s0001", 75, 200, "files")       // 8: the one at 80, and beyond the range
+	b := r.pack(ledger.SystemStream, block.Header{}, list...)
+	if err := c.Take(t.Context(), b.Data); err != nil {
+		t.Fatal(err)
+	}
+	for _, last := range []int{0, 3} {
+		var order []string
+		report, err := Run(t.Context(), Store{Tables: r.db, Prefix: prefix, Catalogue: c}, Request{Tags: []string{power}, From: sunday, To: monday, Last: last,
+			Sample: func(r *format.Row) error { order = append(order, r.Value.String()); return nil },
+			Gap:    func(g *format.Gap) error { order = append(order, fmt.Sprint("gap ", g.ID)); return nil }})
+		if want := "[1 gap 3 gap 2 2 gap 6 3 gap 4 gap 7]"; err != nil || fmt.Sprint(order) != want || report.Gaps != strings.Count(want, "gap") {
+			t.Errorf("last %d: %v, want %s; %+v, %v", last, order, want, report, err)
+		}
 	}
 }
 
