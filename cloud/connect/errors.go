@@ -119,8 +119,12 @@ func Brief(err error) string {
 	if errors.As(err, &send) {
 		return send.Err.Error()
 	}
-	var op *smithy.OperationError
+	var op, role *smithy.OperationError
 	if errors.As(err, &op) {
+		// The instance's role, by package imds, is the last that is asked for credentials.
+		if errors.As(op.Err, &role) && role.ServiceID == "ec2imds" {
+			return "there are no AWS credentials here; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, a profile in ~/.aws, or the machine a role (the last one asked said: " + role.Err.Error() + ")"
+		}
 		return op.Err.Error()
 	}
 	return err.Error()

@@ -67,3 +67,11 @@ func TestQueueURLs(t *testing.T) {
 		}
 	}
 }
+
+func TestNoCredentials(t *testing.T) {
+	err := &smithy.OperationError{ServiceID: "DynamoDB", OperationName: "ListTables", Err: fmt.Errorf("get identity: %w",
+		&smithy.OperationError{ServiceID: "ec2imds", OperationName: "GetMetadata", Err: errors.New("request to EC2 IMDS failed")})}
+	if got := Brief(err); !strings.HasPrefix(got, "there are no AWS credentials here; give AWS_ACCESS_KEY_ID") || !strings.Contains(got, "IMDS failed") {
+		t.Error(got)
+	}
+}
