@@ -2,6 +2,7 @@ package archive
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 
 	"millrace/cloud/lake"
 )
@@ -13,6 +14,25 @@ func markOf(identity []byte) (m mark) {
 	sum := sha256.Sum256(identity)
 	copy(m[:], sum[:])
 	return m
+}
+
+// delivery appends what tells that a sample without an identity was archived
+// before, when its block came a second time after its table was gone: that the
+// same stream delivered the same reading at the same time. See onlyWhole.
+func delivery(dst []byte, r *lake.Row) []byte {
+	dst = appendText(appendText(appendText(append(dst, 'd'), r.Gateway), r.Stream), r.Tag)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Time))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(r.Quality))
+	dst = binary.BigEndian.AppendUint64(append(dst, byte(r.Value.Kind())), r.Value.Bits())
+	return append(dst, r.Value.Str()...)
+}
+
+// lateMark is by what a late sample is looked for in an archive whose table is gone.
+func lateMark(buf []byte, r *lake.Row) (mark, []byte) {
+	if buf = lake.Identity(buf[:0], &r.Sample); len(buf) == 0 {
+		buf = delivery(buf, r)
+	}
+	return markOf(buf), buf
 }
 
 // duplicates finds samples that are there already, among rows that come by tag
@@ -42,7 +62,11 @@ const manyHere = 16
 // is reports whether a row is a duplicate, and remembers it otherwise.
 func (d *duplicates) is(r *lake.Row) bool {
 	if d.buf = lake.Identity(d.buf[:0], &r.Sample); len(d.buf) == 0 {
-		return false
+		if d.present == nil || !d.present[markOf(delivery(d.buf, r))] {
+			return false
+		}
+		d.count++
+		return true
 	}
 	if r.Tag != d.tag {
 		d.tag, d.at = r.Tag, 0

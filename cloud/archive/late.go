@@ -101,6 +101,9 @@ func (r *run) addToDay(ctx context.Context, m *manifest.Manifest, d *day, bad *b
 			present[m] = true
 		}
 	}
+	if err := r.onlyWhole(d, present); err != nil {
+		return err
+	}
 	if err := r.sortDay(ctx, d, p, bad, &duplicates{limit: r.limits.seen, present: present}); err != nil || bad.seen() {
 		return errors.Join(err, p.remove())
 	}
@@ -121,7 +124,7 @@ func (r *run) addToDay(ctx context.Context, m *manifest.Manifest, d *day, bad *b
 	return nil
 }
 
-// marksOf are the identities of a day's late samples, and their tags.
+// marksOf are the marks of a day's late samples, and their tags.
 func (r *run) marksOf(d *day) (map[mark]bool, []string, error) {
 	dec, err := block.NewDecoder()
 	if err != nil {
@@ -135,10 +138,10 @@ func (r *run) marksOf(d *day) (map[mark]bool, []string, error) {
 			return nil //nolint:nilerr // sortDay says so
 		}
 		for s := range b.All() {
-			if buf = lake.Identity(buf[:0], &s); len(buf) > 0 {
-				marks[markOf(buf)] = false
-				names[s.Tag] = true
-			}
+			var m mark
+			m, buf = lateMark(buf, &lake.Row{Sample: s, Gateway: b.Gateway, Stream: b.Stream})
+			marks[m] = false
+			names[s.Tag] = true
 		}
 		return nil
 	})
@@ -147,6 +150,40 @@ func (r *run) marksOf(d *day) (map[mark]bool, []string, error) {
 		tags = append(tags, tag)
 	}
 	return marks, tags, err
+}
+
+// onlyWhole leaves among the present those samples without an identity whose block
+// is there whole, so is the same one. Of any other block each is a sample more.
+func (r *run) onlyWhole(d *day, present map[mark]bool) error {
+	dec, err := block.NewDecoder()
+	if err != nil {
+		return err
+	}
+	var marks []mark
+	var buf []byte
+	return r.store.each(d, func(e *entry) error {
+		b, err := dec.Decode(e.data)
+		if err != nil {
+			return nil //nolint:nilerr // sortDay says so
+		}
+		marks = marks[:0]
+		whole := true
+		for s := range b.All() {
+			if at := s.PrimaryTime(); at < d.day || at >= d.day+dayLength || len(lake.Identity(buf[:0], &s)) > 0 {
+				continue
+			}
+			var m mark
+			m, buf = lateMark(buf, &lake.Row{Sample: s, Gateway: b.Gateway, Stream: b.Stream})
+			marks = append(marks, m)
+			whole = whole && present[m]
+		}
+		if !whole {
+			for _, m := range marks {
+				delete(present, m)
+			}
+		}
+		return nil
+	})
 }
 
 // markPresent sets those marks that a file of the archive has. The file has to
@@ -163,12 +200,10 @@ func (r *run) markPresent(ctx context.Context, f manifest.File, marks map[mark]b
 		var buf []byte
 		err = withFile(name, func(in *os.File, size int64) error {
 			return lake.Read(in, size, lake.Filter{Tags: tags}, func(row *lake.Row) error {
-				if buf = lake.Identity(buf[:0], &row.Sample); len(buf) > 0 {
-					if m := markOf(buf); !marks[m] {
-						if _, asked := marks[m]; asked {
-							marks[m] = true
-						}
-					}
+				var m mark
+				m, buf = lateMark(buf, row)
+				if _, asked := marks[m]; asked {
+					marks[m] = true
 				}
 				return nil
 			})

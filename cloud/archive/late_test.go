@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,27 @@ func TestLateBlocksOfADroppedTable(t *testing.T) {
 		t.Fatalf("the manifest could not be written, and it says %v", err)
 	}
 	r.late("north", "gw1", "s0004", 2, polled(4, 2*time.Hour, 6)...)
+	r.must()
+}
+
+// TestBlockAgainAfterItsTable: a message that comes again when its block's table is
+// gone doubles nothing, whether its samples have an identity or not.
+func TestBlockAgainAfterItsTable(t *testing.T) {
+	r := newRig(t)
+	r.fill()
+	all := every()
+	r.put("north", "gw1", "s0005", 1, all...)
+	r.must()
+	r.drop()
+	once := slices.Clone(r.want)
+	r.late("north", "gw1", "s0001", 1, polled(1, 0, 6)...)
+	r.late("north", "gw1", "s0005", 1, all...)
+	r.want = once
+	if report := r.must(); report.Late != 2 || report.Duplicates != int64(18+len(all)) {
+		t.Errorf("%+v", report)
+	}
+	// The same readings of another stream are others.
+	r.late("north", "gw1", "s0009", 1, polled(1, 0, 6)...)
 	r.must()
 }
 
