@@ -38,7 +38,8 @@ const (
 )
 
 // archive measures `millrace-cloud archive` of 10 million samples of the
-// generated plant, from a local endpoint in this process to a folder.
+// generated plant, from a local endpoint in this process to a folder, and the
+// analysis of them.
 func (b *bench) archive() ([]figure, error) {
 	binary := filepath.Join(b.dir, "millrace-cloud")
 	build := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/millrace-cloud")
@@ -86,13 +87,17 @@ func (b *bench) archive() ([]figure, error) {
 	if rows != samples || m.Samples != samples {
 		return nil, fmt.Errorf("%d rows of %d samples, and the manifest says %d", rows, samples, m.Samples)
 	}
-	return []figure{
+	results, err := b.analyze(out)
+	if err != nil {
+		return nil, fmt.Errorf("analyze: %w", err)
+	}
+	return append([]figure{
 		{name: "10 million samples to Parquet", measured: took.Seconds(), unit: "s", bar: 60,
 			note: fmt.Sprintf("GOMAXPROCS=2, local endpoint and folder; CPU %.1f s", (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds())},
 		{name: "  resident memory", measured: memory(), unit: "MB", bar: 500, note: "peak"},
 		{name: "  Parquet", measured: float64(size) / float64(rows), unit: "B/sample", bar: 1.5, note: "all 14 columns, Zstandard"},
 		{name: "  the blocks in the table", measured: float64(packed) / float64(samples), unit: "B/sample"},
-	}, os.RemoveAll(out)
+	}, results...), os.RemoveAll(out)
 }
 
 // watchPeak follows a process's peak of resident memory until it has ended, and
