@@ -117,6 +117,15 @@ func (b *batch) store(stop, work context.Context, table string, list []*parcel) 
 		} else if b.failed(stop, work, table, left, items, err) {
 			return
 		}
+		if stop.Err() == nil && b.holdsUp(table) {
+			if b.w.say.now("slow " + table) {
+				b.w.o.Log.Warn("held: the table takes too little, and others have to go on; give it more write units", "table", table)
+			}
+			b.w.counts.held.Add(uint64(len(left)))
+			b.held, b.throttled = true, false
+			b.putAside(left, b.w.o.Hold)
+			return
+		}
 		if !b.again(stop, attempt) {
 			b.putAside(left, 0)
 			return
@@ -205,13 +214,37 @@ func (b *batch) put(work context.Context, table string, left map[string][]*parce
 func (w *Worker) accept(table string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.accepted[table] = true
+	w.accepted[table] = time.Now()
 }
 
 func (w *Worker) hasAccepted(table string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.accepted[table]
+	return !w.accepted[table].IsZero()
+}
+
+const (
+	// onePatience is for how long a table may keep a batch while others take items.
+	onePatience = 10 * time.Second
+	// lately is for how long a table is remembered as slow, or as taking items.
+	lately = time.Minute
+)
+
+// holdsUp reports whether blocks of a table that takes nothing, as after its writes
+// were dialled down, are to be put aside since others do take theirs.
+func (b *batch) holdsUp(table string) bool {
+	w := b.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	others := false
+	for name, at := range w.accepted {
+		others = others || name != table && time.Since(at) < lately
+	}
+	if at := w.slow[table]; !others || time.Since(b.began) < onePatience && (at.IsZero() || time.Since(at) > lately) {
+		return false
+	}
+	w.slow[table] = time.Now()
+	return true
 }
 
 // missing sees to blocks whose table is not there: one that was retired has its

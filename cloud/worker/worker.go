@@ -103,7 +103,8 @@ type Worker struct {
 	counts counters
 
 	mu       sync.Mutex
-	accepted map[string]bool // tables that have taken an item since the start
+	accepted map[string]time.Time // when a table last took an item
+	slow     map[string]time.Time // when blocks of a table were last put aside for the others' sake
 }
 
 // New makes a worker.
@@ -128,7 +129,7 @@ func New(o Options, queue Queue, tables Tables) (*Worker, error) {
 	if o.Visibility < time.Second || o.Visibility > 12*time.Hour || o.Hold < 0 || o.Hold > 12*time.Hour {
 		return nil, fmt.Errorf("visibility %v and hold %v: SQS has 1 s to 12 h", o.Visibility, o.Hold)
 	}
-	w := &Worker{o: o, queue: queue, tables: tables, sites: map[string]bool{}, say: newMinutely(o.Clock), accepted: map[string]bool{}}
+	w := &Worker{o: o, queue: queue, tables: tables, sites: map[string]bool{}, say: newMinutely(o.Clock), accepted: map[string]time.Time{}, slow: map[string]time.Time{}}
 	w.sizes.share = bodyBudget / int64(o.Concurrency)
 	w.sizes.seen.Store(maxBody)
 	for _, s := range o.Sites {

@@ -188,6 +188,39 @@ func TestHeldBlocksDoNotSlowOthers(t *testing.T) {
 	})
 }
 
+// TestSlowTableDoesNotSlowOthers: the blocks of a week whose writes were dialled
+// down wait, and nothing else does. They go on when the table takes them.
+func TestSlowTableDoesNotSlowOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log book
+		var open atomic.Bool
+		m := newMemory(t)
+		lastWeek := weektable.Table("plant", time.Now().AddDate(0, 0, -7))
+		for i, b := range blocks(t, 300) {
+			if i%5 == 0 {
+				m.add(messageOf(t, blockOf(t, header(uint64(1000+i)), time.Now().AddDate(0, 0, -7), 1)))
+			}
+			m.add(messageOf(t, b))
+		}
+		m.write = func(_ context.Context, table string, _ []string) ([]string, error) {
+			if table == lastWeek && !open.Load() {
+				return nil, &ddbtypes.ProvisionedThroughputExceededException{}
+			}
+			return nil, nil
+		}
+		_, stop := start(t, options(&log), m)
+		time.Sleep(time.Minute)
+		if n := m.stored(); n != 300 || log.count("others have to go on") != 1 {
+			t.Errorf("%d of 300 blocks are stored after a minute, log %s", n, log.text.String())
+		}
+		open.Store(true)
+		time.Sleep(3 * time.Minute)
+		if err := stop(); err != nil || m.left() != 0 || m.stored() != 360 {
+			t.Errorf("%v, %d left, %d stored", err, m.left(), m.stored())
+		}
+	})
+}
+
 // TestDeniedHolds: nothing is dropped while the right is missing.
 func TestDeniedHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
