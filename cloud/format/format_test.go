@@ -261,3 +261,24 @@ func TestKinds(t *testing.T) {
 		t.Error("extensions")
 	}
 }
+
+// People see no digits that come of the binary form alone, and lose none of a
+// counter; the other forms are exact.
+func TestNumbersForPeople(t *testing.T) {
+	for f, want := range map[float64]string{
+		183.57999999999998: "183.58", 0.1 + 0.2: "0.3", -0.30000000000000004: "-0.3", 1e6: "1000000", 0.000123456789: "0.000123456789",
+		123456789012.5: "123456789012.5", 1e-9: "1e-09", 0: "0", math.Inf(1): "+Inf",
+	} {
+		if got := shown(sample.FloatValue(f)); got != want {
+			t.Errorf("%v: %s, want %s", f, got, want)
+		}
+	}
+	row := Row{Sample: sample.Sample{Tag: "a/b/c", Value: sample.FloatValue(183.57999999999998)}}
+	for _, form := range []Kind{CSV, JSON} {
+		var out bytes.Buffer
+		w := New(form, &out, Options{})
+		if err := errors.Join(w.Sample(&row), w.Close()); err != nil || !strings.Contains(out.String(), "183.57999999999998") {
+			t.Errorf("%v: %s, %v", form, out.String(), err)
+		}
+	}
+}

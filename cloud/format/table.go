@@ -3,6 +3,7 @@ package format
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -252,10 +253,20 @@ func shown(v sample.Value) string {
 	case sample.String:
 		return plain(v.Str())
 	case sample.Float64:
-		return strconv.FormatFloat(v.Float(), 'g', -1, 64)
+		return shownFloat(v.Float())
 	case sample.Int64, sample.Bool:
 	}
 	return v.String()
+}
+
+// shownFloat is a number for people: without the digits that are there only since
+// a float64 has no exact 183.58. The other forms have all of them.
+func shownFloat(f float64) string {
+	digits := 10
+	if math.Abs(f) >= 1e9 {
+		digits = 15 // a counter has its units, too
+	}
+	return strconv.FormatFloat(f, 'g', digits, 64)
 }
 
 // plain is a text that does nothing to a terminal: quoted where it holds what
