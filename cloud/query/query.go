@@ -136,7 +136,7 @@ func (e *UnknownTagError) Error() string {
 	if len(e.Near) > 0 {
 		return text + "; there is " + strings.Join(e.Near, ", ")
 	}
-	return text + "; look at the name (site/device/name) and at --prefix"
+	return text + "; look at the name (site/device/name) and at --prefix; `millrace-cloud tables catalogue` brings the catalogue up to date where gateways write to DynamoDB directly"
 }
 
 var errEnough = errors.New("enough")

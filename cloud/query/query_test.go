@@ -397,6 +397,35 @@ func TestUnknownTag(t *testing.T) {
 	}
 }
 
+// Gateways that write to DynamoDB directly fill no catalogue: where it has nothing
+// of a site, its tags are found all the same.
+func TestUnfilledCatalogue(t *testing.T) {
+	r, _ := plantRig(t)
+	for _, name := range catalogue.Tables("empty") {
+		r.table(name)
+	}
+	empty := Store{Tables: r.db, Prefix: prefix, Catalogue: &catalogue.Store{DB: r.db, Prefix: "empty"}}
+	for _, tag := range []string{power, "north/*/power", "*/power"} {
+		a := ask(t, empty, Request{Tags: []string{tag}, From: sunday.Add(time.Hour), To: monday.Add(time.Minute)})
+		expect(t, a, "23:10:00 boiler/power 2", "23:20:00 boiler/power 3", "00:00:00 boiler/power 4")
+		if len(a.notes) != 1 || !strings.Contains(a.notes[0], "nothing of the site of "+tag) || !strings.Contains(a.notes[0], "`millrace-cloud tables catalogue`") {
+			t.Errorf("%s: %q", tag, a.notes)
+		}
+		if len(a.rows) > 0 && a.rows[0].Unit != "kW" {
+			t.Errorf("%s: %+v", tag, a.rows[0])
+		}
+	}
+	// A site that is in no table either is a wrong name.
+	_, err := tryAsk(t.Context(), empty, Request{Tags: []string{"nroth/boiler/power"}, From: sunday, To: monday})
+	var unknown *UnknownTagError
+	if !errors.As(err, &unknown) || !strings.Contains(err.Error(), "`millrace-cloud tables catalogue`") {
+		t.Errorf("%v", err)
+	}
+	// Its week may be in the archive alone.
+	a := ask(t, Store{Tables: r.db, Prefix: "retired", Catalogue: empty.Catalogue, Archive: r.archive()}, Request{Tags: []string{power}, From: sunday, To: monday})
+	expect(t, a, "22:50:00 boiler/power 1", "23:10:00 boiler/power 2", "23:20:00 boiler/power 3")
+}
+
 // What cannot be read is one clear line each, and the rest comes all the same.
 func TestBadInput(t *testing.T) {
 	r, c := plantRig(t)

@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -45,11 +46,11 @@ func (t *weekTables) tags(ctx context.Context) ([]Tag, error) {
 		})
 		switch {
 		case err != nil && connect.ClassOf(err) == connect.Missing:
-			return t.withoutCatalogue(ctx)
+			return t.withoutCatalogue(ctx, fmt.Sprintf("there is no table %s", catalogue.Table(t.store.Prefix)), "`millrace-cloud tables ensure` and `tables catalogue` make and fill it")
 		case err != nil:
 			return nil, fmt.Errorf("read the catalogue: %s", connect.Brief(err))
 		case n == 0:
-			return nil, &UnknownTagError{Tag: pattern, Near: near(ctx, t.store.Catalogue, pattern)}
+			return t.unlisted(ctx, pattern)
 		}
 	}
 	return sorted(known), t.readRecords(ctx)
@@ -64,11 +65,56 @@ func sorted(known map[string]Tag) (out []Tag) {
 	return out
 }
 
-// withoutCatalogue makes do with what is in the tables.
-func (t *weekTables) withoutCatalogue(ctx context.Context) ([]Tag, error) {
+// unlisted looks for what the catalogue does not have. Where it has nothing of the
+// site at all, as before it was filled for gateways that write to DynamoDB
+// directly, that says nothing of the tag, and the week tables are asked.
+func (t *weekTables) unlisted(ctx context.Context, pattern string) ([]Tag, error) {
+	unknown := &UnknownTagError{Tag: pattern, Near: near(ctx, t.store.Catalogue, pattern)}
+	listed, err := t.listed(ctx, pattern)
+	if err != nil || listed {
+		return nil, errors.Join(unknown, err)
+	}
+	tags, err := t.withoutCatalogue(ctx, "the catalogue has nothing of the site of "+pattern, "`millrace-cloud tables catalogue` fills it")
+	if err != nil {
+		return nil, err
+	}
+	for s := range t.streams {
+		if mayBeOf(pattern, s.site) {
+			return tags, nil
+		}
+	}
+	for _, state := range t.state {
+		if state == tableGone && t.old != nil {
+			return tags, nil // the archive may have it
+		}
+	}
+	return nil, unknown
+}
+
+// listed reports whether the catalogue has a tag of the pattern's site. It reads as
+// far as the first.
+func (t *weekTables) listed(ctx context.Context, pattern string) (there bool, err error) {
+	site := catalogue.SiteOf(pattern)
+	if strings.Contains(site, "*") {
+		site = ""
+	}
+	err = t.store.Catalogue.Entries(ctx, site, func(e *catalogue.Entry) error {
+		if !mayBeOf(pattern, e.Site) {
+			return nil
+		}
+		there = true
+		return errEnough
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return there, err
+}
+
+// withoutCatalogue makes do with what is in the tables, and says why and what to do.
+func (t *weekTables) withoutCatalogue(ctx context.Context, why, hint string) ([]Tag, error) {
 	t.guess, t.interest = true, interest{any: true}
-	t.note(fmt.Sprintf("there is no table %s, so the week tables are scanned for the tag, which reads all of them: `millrace-cloud tables ensure` and `tables catalogue` make and fill it",
-		catalogue.Table(t.store.Prefix)))
+	t.note(why + ", so the week tables are scanned for the tag, which reads all of them: " + hint)
 	for _, w := range t.windows(ctx) {
 		if t.table(ctx, w) != tableThere {
 			continue
