@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"millrace/cloud/connect"
 	"millrace/sample/block"
@@ -264,6 +265,10 @@ func explain(op, object string, err error) error {
 		case "ProvisionedThroughputExceededException", "ThrottlingException":
 			hint = "; raise the tables' read capacity for the time of the audit, or audit fewer weeks"
 		}
+	}
+	var send *smithyhttp.RequestSendError
+	if errors.As(err, &send) && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %s", what, connect.Brief(err))
 	}
 	return fmt.Errorf("%s: %w%s", what, err, hint)
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -29,6 +30,9 @@ func (c *checker) check() {
 	if err := weektable.CheckPrefix(c.cfg.Prefix); err != nil {
 		c.Wrong("prefix", err.Error(), "it begins the names of all tables")
 	}
+	if c.cfg.Region != "" {
+		c.setting(connect.CheckRegion("region", c.cfg.Region))
+	}
 	for _, e := range []struct{ path, value string }{{"endpoints.dynamodb", c.cfg.Endpoints.DynamoDB}, {"endpoints.s3", c.cfg.Endpoints.S3}, {"endpoints.redshift", c.cfg.Endpoints.Redshift}, {"endpoints.emr", c.cfg.Endpoints.EMR}} {
 		c.endpoint(e.path, e.value)
 	}
@@ -45,11 +49,14 @@ func (c *checker) check() {
 }
 
 func (c *checker) endpoint(path, value string) {
-	if value == "" {
-		return
-	}
-	if u, err := url.Parse(value); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		c.Wrong(path, fmt.Sprintf("%s is no URL", strictyaml.Quoted(value)), "write it as in http://127.0.0.1:8000, or leave it out for AWS's own")
+	c.setting(connect.CheckEndpoint(path, value))
+}
+
+// setting takes over a fault that package connect found.
+func (c *checker) setting(err error) {
+	var wrong *connect.SettingError
+	if errors.As(err, &wrong) {
+		c.Wrong(wrong.Setting, strictyaml.Quoted(wrong.Value)+" "+wrong.Problem, wrong.Hint)
 	}
 }
 

@@ -41,7 +41,12 @@ type Settings struct {
 
 // Load reads the settings of a client. It reads files and the environment, and
 // does not touch the network.
+//
+// The error is a *SettingError where it is of s.
 func Load(ctx context.Context, s Settings) (aws.Config, error) {
+	if err := s.check(); err != nil {
+		return aws.Config{}, err
+	}
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
 		tr.MaxIdleConnsPerHost = max(s.Connections, 2)
 		tr.IdleConnTimeout = 90 * time.Second
@@ -61,6 +66,9 @@ func Load(ctx context.Context, s Settings) (aws.Config, error) {
 	}
 	if cfg.Region == "" {
 		return cfg, errors.New("no AWS region is configured: give --region, or AWS_REGION in the environment")
+	}
+	if !isRegion(cfg.Region) {
+		return cfg, fmt.Errorf("AWS region %q of the environment or ~/.aws/config is none: write it as in eu-central-1", cfg.Region)
 	}
 	cfg.HTTPClient = steady.New(cfg.HTTPClient)
 	return cfg, nil

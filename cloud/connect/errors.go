@@ -2,9 +2,12 @@ package connect
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -101,6 +104,21 @@ func ClassOf(err error) Class {
 	return Transient
 }
 
+// unreached says what an operator does about a request that was not answered.
+func unreached(err error) string {
+	var name *net.DNSError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: start it, or correct the endpoint"
+	case errors.As(err, &name):
+		return "check region and endpoint, and this machine's DNS"
+	case errors.As(err, &unknown):
+		return "add the authority of that certificate to this machine's, or correct the endpoint"
+	}
+	return "check the network between this machine and AWS, and the endpoint where one is given"
+}
+
 // Brief is an error without the SDK's own words about it, which hold a request's
 // number and so differ each time, and with what to do next.
 func Brief(err error) string {
@@ -117,7 +135,7 @@ func Brief(err error) string {
 	}
 	var send *smithyhttp.RequestSendError
 	if errors.As(err, &send) {
-		return send.Err.Error()
+		return send.Err.Error() + "; " + unreached(send.Err)
 	}
 	var op, role *smithy.OperationError
 	if errors.As(err, &op) {

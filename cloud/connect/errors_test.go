@@ -2,10 +2,15 @@ package connect
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/aws/smithy-go"
@@ -46,6 +51,53 @@ func TestClasses(t *testing.T) {
 		if got := Brief(c.err); !strings.Contains(got, c.brief) || strings.Contains(got, "RequestID") {
 			t.Errorf("%v: %q, want %q", c.err, got, c.brief)
 		}
+	}
+}
+
+func TestUnreached(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "connection refused; nothing listens there: start it, or correct the endpoint"},
+		{&net.DNSError{Err: "no such host", Name: "dynamodb.nowhere"}, "no such host; check region and endpoint, and this machine's DNS"},
+		{x509.UnknownAuthorityError{}, "unknown authority; add the authority"},
+		{errors.New("EOF"), "EOF; check the network between this machine and AWS"},
+	} {
+		err := &smithy.OperationError{ServiceID: "DynamoDB", OperationName: "ListTables", Err: &smithyhttp.RequestSendError{
+			Err: &url.Error{Op: "Post", URL: "http://127.0.0.1:1/", Err: c.err}}}
+		if got := Brief(err); !strings.Contains(got, c.want) || !strings.Contains(got, "127.0.0.1:1") || strings.Contains(got, "\n") {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	for _, c := range []struct {
+		s    Settings
+		want string // "": good
+	}{
+		{Settings{Region: "eu-central-1", Endpoint: "http://127.0.0.1:8000", S3Endpoint: "https://minio.plant:9000"}, ""},
+		{Settings{Region: "us-gov-west-1"}, ""},
+		{Settings{Region: "eu central"}, `--region: "eu central" is no AWS region: write it as in eu-central-1`},
+		{Settings{Region: "https://a"}, "--region: "},
+		{Settings{Region: "eu-"}, "--region: "},
+		{Settings{Region: "eu-central-1", Endpoint: "127.0.0.1:8123"}, `--endpoint: "127.0.0.1:8123" is no URL: write it as in http://127.0.0.1:8000, or leave it out for AWS's own`},
+		{Settings{Region: "eu-central-1", Endpoint: "localhost:8123"}, "--endpoint: "},
+		{Settings{Region: "eu-central-1", S3Endpoint: "ftp://a"}, "--s3-endpoint: "},
+	} {
+		_, err := Load(t.Context(), c.s)
+		var wrong *SettingError
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%+v: %v", c.s, err)
+		case c.want != "" && (!errors.As(err, &wrong) || !strings.HasPrefix(err.Error(), c.want)):
+			t.Errorf("%+v: %v, want %s", c.s, err, c.want)
+		}
+	}
+	t.Setenv("AWS_REGION", "eu central")
+	if _, err := Load(t.Context(), Settings{}); err == nil || !strings.Contains(err.Error(), `AWS region "eu central" of the environment or ~/.aws/config is none`) {
+		t.Error(err)
 	}
 }
 

@@ -37,7 +37,7 @@ func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("connect to PostgreSQL at %s: %w", cfg.Host, err)
+		return nil, fmt.Errorf("connect to PostgreSQL at %s as user %s: %s", net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), cfg.User, unconnected(err))
 	}
 	p := &Postgres{conn: conn}
 	version, err := p.Query(ctx, "SELECT current_setting('server_version_num')")
@@ -49,6 +49,31 @@ func OpenPostgres(ctx context.Context, url string) (*Postgres, error) {
 		return nil, errors.Join(fmt.Errorf("PostgreSQL at %s is of version %d: MERGE came with 15", cfg.Host, n/10000), p.Close(ctx))
 	}
 	return p, nil
+}
+
+// unconnected is why there is no connection, and what to do. pgx says it on a line
+// for each address and again without TLS.
+func unconnected(err error) string {
+	var pg *pgconn.PgError
+	var network *net.OpError
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &pg) && strings.HasPrefix(pg.Code, "28"):
+		return cause(err) + "; check the user, and the password in PGPASSWORD or ~/.pgpass"
+	case errors.As(err, &pg) && pg.Code == "3D000":
+		return cause(err) + "; create the database, or correct its name in --postgres"
+	case errors.As(err, &pg):
+		return cause(err) + "; look at the server's log"
+	case errors.As(err, &name):
+		return name.Error() + "; check the host in --postgres, and this machine's DNS"
+	case errors.As(err, &network):
+		return network.Error() + "; start the server, or correct host and port in --postgres"
+	}
+	var all *pgconn.ConnectError
+	if errors.As(err, &all) {
+		err = all.Unwrap() // without the URL's parts
+	}
+	return strings.Join(strings.Fields(err.Error()), " ") + "; check host, port and sslmode in --postgres"
 }
 
 // reason is what is wrong with a URL, without anything of it.

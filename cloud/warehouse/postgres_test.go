@@ -1,8 +1,12 @@
 package warehouse
 
 import (
+	"errors"
+	"net"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // TestPostgresIsVerifiedBeyondThisMachine, unless the URL says otherwise.
@@ -48,6 +52,30 @@ func TestNoErrorHoldsAPassword(t *testing.T) {
 	} {
 		if _, err := OpenPostgres(t.Context(), url); err == nil || strings.Contains(err.Error(), "topsecret") {
 			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// TestUnconnectedIsOneLine, with what to do, for each way in which there is no
+// connection.
+func TestUnconnectedIsOneLine(t *testing.T) {
+	t.Setenv("PGSSLMODE", "")
+	_, refused := OpenPostgres(t.Context(), "postgres://x:topsecret@127.0.0.1:1/plant")
+	if refused == nil || !strings.HasPrefix(refused.Error(), "connect to PostgreSQL at 127.0.0.1:1 as user x: ") {
+		t.Fatal(refused)
+	}
+	for _, c := range []struct {
+		text, want string
+	}{
+		{refused.Error(), "connection refused; start the server, or correct host and port in --postgres"},
+		{unconnected(&pgconn.PgError{Code: "28P01", Message: "password authentication failed"}), "(SQLSTATE 28P01); check the user, and the password in PGPASSWORD or ~/.pgpass"},
+		{unconnected(&pgconn.PgError{Code: "3D000", Message: "no such database"}), "create the database, or correct its name in --postgres"},
+		{unconnected(&pgconn.PgError{Code: "53300", Message: "too many clients"}), "too many clients (SQLSTATE 53300); look at the server's log"},
+		{unconnected(&net.DNSError{Err: "no such host", Name: "db"}), "no such host; check the host in --postgres"},
+		{unconnected(errors.New("tls:\n\twrong certificate\n")), "tls: wrong certificate; check host, port and sslmode in --postgres"},
+	} {
+		if !strings.Contains(c.text, c.want) || strings.ContainsAny(c.text, "\n\t") || strings.Contains(c.text, "topsecret") {
+			t.Errorf("%q, want %q", c.text, c.want)
 		}
 	}
 }

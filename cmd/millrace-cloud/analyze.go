@@ -222,6 +222,9 @@ func (f *analyzeFlags) spark(ctx context.Context, place objects.Place, log *slog
 	if !strings.HasPrefix(place.String(), "s3://") {
 		return nil, command.Usagef("--archive %s: a job on EMR Serverless reads s3:// only; give --local for a folder", place)
 	}
+	if err := connect.CheckEndpoint("--emr-endpoint", f.emrEndpoint); err != nil {
+		return nil, err
+	}
 	cfg, err := connect.Load(ctx, connect.Settings{Region: f.region})
 	if err != nil {
 		return nil, err

@@ -3,8 +3,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 
+	"millrace/cloud/connect"
 	"millrace/internal/command"
 )
 
@@ -23,5 +25,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func commands() []command.Command {
-	return []command.Command{workerCommand, tablesCommand, archiveCommand, auditCommand, queryCommand, exportCommand, analyzeCommand, warehouseCommand, demoCommand, resultsCommand, pipelineCommand, checkCommand, command.Version("millrace-cloud", version)}
+	list := []command.Command{workerCommand, tablesCommand, archiveCommand, auditCommand, queryCommand, exportCommand, analyzeCommand, warehouseCommand, demoCommand, resultsCommand, pipelineCommand, checkCommand, command.Version("millrace-cloud", version)}
+	for i := range list {
+		do := list[i].Run
+		list[i].Run = func(ctx context.Context, c *command.Call) error { return usage(do(ctx, c)) }
+	}
+	return list
+}
+
+// usage makes a fault of the command line of a setting that is none.
+func usage(err error) error {
+	var wrong *connect.SettingError
+	if errors.As(err, &wrong) {
+		return command.Coded(command.ExitUsage, wrong)
+	}
+	return err
 }

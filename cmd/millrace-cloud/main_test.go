@@ -33,6 +33,8 @@ func invokeAll(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestCommandLine(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AK")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	for name, c := range map[string]struct {
 		args   []string
 		code   int
@@ -50,6 +52,13 @@ func TestCommandLine(t *testing.T) {
 		"no time":         {[]string{"audit", "--from", "yesterday"}, command.ExitUsage, "", `--from "yesterday" is neither a day`},
 		"backwards":       {[]string{"audit", "--from", "2026-11-02", "--to", "2026-11-01"}, command.ExitUsage, "", "--to is before --from"},
 		"a wrong prefix":  {[]string{"audit", "--prefix", "a b", "--region", "eu-central-1"}, command.ExitFailed, "", "table prefix"},
+		"no region":       {[]string{"tables", "list", "--region", "eu central"}, command.ExitUsage, "", `--region: "eu central" is no AWS region: write it as in eu-central-1; see`},
+		"no scheme":       {[]string{"tables", "list", "--region", "eu-central-1", "--endpoint", "127.0.0.1:8123"}, command.ExitUsage, "", `--endpoint: "127.0.0.1:8123" is no URL: write it as in http://127.0.0.1:8000`},
+		"no scheme of S3": {[]string{"archive", "--all-ended", "--region", "eu-central-1", "--archive", "s3://plant", "--s3-endpoint", "127.0.0.1:8123"}, command.ExitUsage, "", "--s3-endpoint: "},
+		"no scheme, load": {[]string{"warehouse", "load", "--region", "eu-central-1", "--archive", "a", "--workgroup", "plant", "--database", "plant", "--redshift-endpoint", "127.0.0.1:1"}, command.ExitUsage, "", "--redshift-endpoint: "},
+		"no scheme, job":  {[]string{"analyze", "--region", "eu-central-1", "--archive", "s3://a", "--engine", "spark", "--application", "00abc", "--job-role", "arn", "--emr-endpoint", "127.0.0.1:1"}, command.ExitUsage, "", "--emr-endpoint: "},
+		"nobody listens":  {[]string{"tables", "list", "--region", "eu-central-1", "--endpoint", "http://127.0.0.1:1"}, command.ExitFailed, "", "connection refused; nothing listens there: start it, or correct the endpoint"},
+		"audit of nobody": {[]string{"audit", "--region", "eu-central-1", "--endpoint", "http://127.0.0.1:1"}, command.ExitFailed, "", "list tables: Post \"http://127.0.0.1:1/\": dial tcp 127.0.0.1:1: connect: connection refused; nothing listens there"},
 		"version and so":  {[]string{"version", "--loud"}, command.ExitUsage, "", "-loud"},
 		"help of unknown": {[]string{"help", "fly"}, command.ExitUsage, "", `there is no command "fly"`},
 	} {

@@ -163,6 +163,9 @@ func (f *warehouseFlags) open(ctx context.Context, archive string) (warehouse.Da
 	if err := f.where.Check(); err != nil {
 		return nil, nil, command.Coded(command.ExitUsage, err)
 	}
+	if err := connect.CheckEndpoint("--redshift-endpoint", f.redshiftEndpoint); err != nil {
+		return nil, nil, err
+	}
 	cfg, err := connect.Load(ctx, connect.Settings{Region: f.region})
 	if err != nil {
 		return nil, nil, err
