@@ -79,6 +79,10 @@ func between[N int | int64 | time.Duration](c *checker, path string, value, leas
 func (c *checker) tables() {
 	t := &c.cfg.Tables
 	between(c, "tables.ahead", t.Ahead, 0, 8, "1 is good: next week's table is there before the week")
+	between(c, "tables.behind", t.Behind, 0, 53, "0 is good: only a backlog that is older than the first table needs more")
+	if t.Behind > 0 && t.Behind <= 53 && t.Behind >= t.RetentionWeeks {
+		c.Wrong("tables.behind", fmt.Sprintf("%d is not below tables.retention_weeks, %d", t.Behind, t.RetentionWeeks), "no block of a week that old goes to its table")
+	}
 	c.OneOf("tables.billing", t.Billing, "on_demand", "provisioned")
 	c.OneOf("tables.class", t.Class, "standard", "infrequent")
 	provisioned := t.Billing == "provisioned"

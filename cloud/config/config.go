@@ -44,7 +44,8 @@ type Queue struct {
 
 // Tables says how week tables are made, and when they go.
 type Tables struct {
-	Ahead      int               `yaml:"ahead"` // weeks
+	Ahead      int               `yaml:"ahead"`  // weeks
+	Behind     int               `yaml:"behind"` // weeks
 	Billing    string            `yaml:"billing"`
 	ReadUnits  int64             `yaml:"read_units"`
 	WriteUnits int64             `yaml:"write_units"`

@@ -15,8 +15,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"millrace/cloud/archive/manifest"
 	"millrace/cloud/catalogue"
 	"millrace/cloud/connect"
+	"millrace/cloud/objects"
 	"millrace/internal/weekitem"
 	"millrace/sample/weektable"
 )
@@ -57,21 +59,25 @@ type Settings struct {
 	Infrequent          bool // table class
 	Protected           bool // against deletion
 	Tags                map[string]string
-	// Behind is for how many weeks before this one tables are made, too. A table that
-	// was retired must not be among them: keep it below the retention.
-	Behind int
+	// Behind is for how many weeks before this one tables are made, too. Those that
+	// were archived and retired are left out, which the Archive tells; where it is
+	// nil, keep Behind below the retention.
+	Behind  int
+	Archive objects.Place
 }
 
 // Made is what Ensure has done about one table.
 type Made struct {
 	Table string
 	New   bool
+	// Retired is set where no table was made, since the archive has a manifest of it.
+	Retired bool
 }
 
 // Ensure makes the tables of this week, of as many as ahead after it and as
-// s.Behind before it, the one of blocks that cannot be placed, and those of the catalogue, the gaps and the
-// newest readings, and waits until all are ACTIVE. It leaves tables that exist as
-// they are.
+// s.Behind before it, the one of blocks that cannot be placed, and those of the
+// catalogue, the gaps and the newest readings, and waits until all are ACTIVE. It
+// leaves tables that exist as they are, and makes none again that was retired.
 func (m *Manager) Ensure(ctx context.Context, s Settings, ahead int) ([]Made, error) {
 	names := []string{weektable.Unplaced(m.Prefix)}
 	for i := -s.Behind; i <= ahead; i++ {
@@ -84,15 +90,24 @@ func (m *Manager) Ensure(ctx context.Context, s Settings, ahead int) ([]Made, er
 		if err != nil {
 			return out, err
 		}
-		made := Made{Table: name, New: t == nil}
+		made := Made{Table: name}
 		if t == nil {
-			if err := m.create(ctx, name, s); err != nil {
+			if made.Retired, err = m.retired(ctx, s.Archive, name); err != nil {
 				return out, err
+			}
+			if made.New = !made.Retired; made.New {
+				if err := m.create(ctx, name, s); err != nil {
+					return out, err
+				}
 			}
 		}
 		out = append(out, made)
 	}
-	for _, name := range names {
+	for _, made := range out {
+		if made.Retired {
+			continue
+		}
+		name := made.Table
 		t, err := m.await(ctx, name)
 		if err != nil {
 			return out, err
@@ -105,6 +120,23 @@ func (m *Manager) Ensure(ctx context.Context, s Settings, ahead int) ([]Made, er
 		}
 	}
 	return out, nil
+}
+
+// retired reports whether a table that is not there is one of a past week that was
+// archived: it was retired, and what still comes of its week is late.
+func (m *Manager) retired(ctx context.Context, archive objects.Place, name string) (bool, error) {
+	_, start, ofWeek := weektable.ParseTable(name)
+	if archive == nil || !ofWeek || m.Now.Before(start.Add(week)) {
+		return false, nil
+	}
+	_, err := manifest.Read(ctx, archive, name)
+	if errors.Is(err, objects.ErrNone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("table %s is not made: whether it was retired, its manifest %s in %s does not tell: %w", name, manifest.Key(name), archive, err)
+	}
+	return true, nil
 }
 
 // describe returns nil where there is no such table.

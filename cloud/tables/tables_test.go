@@ -77,7 +77,7 @@ func TestEnsure(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond)
 	s := Settings{WarmWrite: 8000, Infrequent: true, Protected: true, Tags: map[string]string{"plant": "north"}}
 	made, err := r.Ensure(t.Context(), s, 1)
-	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced true} {plant-samples-2026-w48 true} {plant-samples-2026-w49 true} {plant-catalogue true} {plant-gaps true} {plant-latest true}]" {
+	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced true false} {plant-samples-2026-w48 true false} {plant-samples-2026-w49 true false} {plant-catalogue true false} {plant-gaps true false} {plant-latest true false}]" {
 		t.Fatal(made, err)
 	}
 	if len(r.waits) == 0 {
@@ -96,7 +96,7 @@ func TestEnsure(t *testing.T) {
 	// Again, a week later, with other settings: what is there stays as it is.
 	r.Now = now.Add(week)
 	made, err = r.Ensure(t.Context(), Settings{Provisioned: true, Read: 5, Write: 50}, 1)
-	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced false} {plant-samples-2026-w49 false} {plant-samples-2026-w50 true} {plant-catalogue false} {plant-gaps false} {plant-latest false}]" {
+	if err != nil || fmt.Sprint(made) != "[{plant-samples-unplaced false false} {plant-samples-2026-w49 false false} {plant-samples-2026-w50 true false} {plant-catalogue false false} {plant-gaps false false} {plant-latest false false}]" {
 		t.Fatal(made, err)
 	}
 	if d := r.describeTable(t, "plant-samples-2026-w50"); aws.ToInt64(d.ProvisionedThroughput.WriteCapacityUnits) != 50 || d.BillingModeSummary != nil {
@@ -118,8 +118,46 @@ func TestEnsure(t *testing.T) {
 func TestEnsurePastWeeks(t *testing.T) {
 	r := newRig(t, 0)
 	made, err := r.Ensure(t.Context(), Settings{Behind: 2}, 0)
-	if err != nil || fmt.Sprint(made[1:4]) != "[{plant-samples-2026-w46 true} {plant-samples-2026-w47 true} {plant-samples-2026-w48 true}]" {
+	if err != nil || fmt.Sprint(made[1:4]) != "[{plant-samples-2026-w46 true false} {plant-samples-2026-w47 true false} {plant-samples-2026-w48 true false}]" {
 		t.Fatal(made, err)
+	}
+}
+
+// A week that was retired gets no table again, and where that cannot be told,
+// none is made either.
+func TestEnsureLeavesRetired(t *testing.T) {
+	r := newRig(t, 0)
+	place, err := objects.Parse(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const table = "plant-samples-2026-w46"
+	if _, err := r.Ensure(t.Context(), Settings{Behind: 2}, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, table, 1, now.Add(-2*week), nil)
+	r.archive(t, place, table)
+	// While its table is there, it is as the others are.
+	s := Settings{Behind: 3, Archive: place}
+	made, err := r.Ensure(t.Context(), s, 0)
+	if err != nil || fmt.Sprint(made[1:3]) != "[{plant-samples-2026-w45 true false} {plant-samples-2026-w46 false false}]" {
+		t.Fatal(made, err)
+	}
+	if err := r.drop(t.Context(), table, false); err != nil {
+		t.Fatal(err)
+	}
+	made, err = r.Ensure(t.Context(), s, 0)
+	if err != nil || fmt.Sprint(made[1:4]) != "[{plant-samples-2026-w45 false false} {plant-samples-2026-w46 false true} {plant-samples-2026-w47 false false}]" {
+		t.Fatal(made, err)
+	}
+	if err := place.Put(t.Context(), manifest.Key(table), []byte("no manifest")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Ensure(t.Context(), s, 0); err == nil || !strings.Contains(err.Error(), "table "+table+" is not made: ") || !strings.Contains(err.Error(), "it is no manifest") {
+		t.Errorf("manifest that does not read: %v", err)
+	}
+	if _, err := r.db.DescribeTable(t.Context(), &dynamodb.DescribeTableInput{TableName: aws.String(table)}); connect.ClassOf(err) != connect.Missing {
+		t.Errorf("it was made: %v", err)
 	}
 }
 

@@ -56,12 +56,13 @@ func TestScripts(t *testing.T) {
 	old := time.Now().AddDate(0, 0, -400)
 	_, monday, _ := weektable.ParseTable(weektable.Table("p", time.Now()))
 	oldWeek, _ := strings.CutPrefix(weektable.Table("p", old), "p-samples-")
+	lastWeek, _ := strings.CutPrefix(weektable.Table("p", monday.AddDate(0, 0, -1)), "p-samples-")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
 			for name, value := range map[string]string{
 				"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true",
-				"DB": server.URL(awssim.ServiceDynamoDB), "QUEUES": server.QueueURL(""), "REDSHIFT": redshift.URL(), "WEEK": thisWeek, "OLD": oldWeek,
+				"DB": server.URL(awssim.ServiceDynamoDB), "QUEUES": server.QueueURL(""), "REDSHIFT": redshift.URL(), "WEEK": thisWeek, "OLD": oldWeek, "LAST": lastWeek,
 				"MONDAY": monday.Format(time.DateOnly),
 			} {
 				e.Setenv(name, value)
@@ -82,9 +83,14 @@ func TestScripts(t *testing.T) {
 				_, err := queues(ts).SendMessage(context.Background(), &sqs.SendMessageInput{QueueUrl: aws.String(ts.Getenv("QUEUES") + args[0]), MessageBody: aws.String("hello")})
 				ts.Check(err)
 			},
-			"waitempty":  func(ts *testscript.TestScript, _ bool, args []string) { waitCount(ts, args[0], 0) },
-			"oldtable":   func(ts *testscript.TestScript, _ bool, args []string) { oldTable(ts, args[0], old) },
-			"told":       func(ts *testscript.TestScript, _ bool, args []string) { told(ts, args[0]) },
+			"waitempty": func(ts *testscript.TestScript, _ bool, args []string) { waitCount(ts, args[0], 0) },
+			"oldtable":  func(ts *testscript.TestScript, _ bool, args []string) { oldTable(ts, args[0], old) },
+			"told":      func(ts *testscript.TestScript, _ bool, args []string) { told(ts, args[0]) },
+			"droptable": func(ts *testscript.TestScript, _ bool, args []string) {
+				_, db := clients(ts)
+				_, err := db.DeleteTable(context.Background(), &dynamodb.DeleteTableInput{TableName: &args[0]})
+				ts.Check(err)
+			},
 			"archivedas": func(ts *testscript.TestScript, _ bool, args []string) { archivedAs(ts, args[0], args[1]) },
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",

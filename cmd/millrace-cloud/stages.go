@@ -85,18 +85,32 @@ func (w *wiring) place() (objects.Place, error) { return archiveOf(w.cfg, w.aws,
 // the queue is clear. One that is not is no failure: the next run looks again.
 func (w *wiring) tables(ctx context.Context) (string, error) {
 	t, m := &w.cfg.Tables, w.manager()
-	made, err := m.Ensure(ctx, tables.Settings{Provisioned: t.Billing == "provisioned", Read: t.ReadUnits, Write: t.WriteUnits, WarmRead: t.WarmRead, WarmWrite: t.WarmWrite,
-		Infrequent: t.Class == "infrequent", Protected: t.Protect, Tags: t.Tags}, t.Ahead)
+	settings := tables.Settings{Provisioned: t.Billing == "provisioned", Read: t.ReadUnits, Write: t.WriteUnits, WarmRead: t.WarmRead, WarmWrite: t.WarmWrite,
+		Infrequent: t.Class == "infrequent", Protected: t.Protect, Tags: t.Tags, Behind: t.Behind}
+	if t.Behind > 0 && w.cfg.Archive.Place != "" {
+		var err error
+		if settings.Archive, err = w.place(); err != nil {
+			return "", err
+		}
+	}
+	made, err := m.Ensure(ctx, settings, t.Ahead)
 	if err != nil {
 		return "", err
 	}
 	n := 0
+	var retired []string
 	for _, t := range made {
 		if t.New {
 			n++
 		}
+		if t.Retired {
+			retired = append(retired, t.Table)
+		}
 	}
-	summary := fmt.Sprintf("%d tables made, %d are there", n, len(made)-n)
+	summary := fmt.Sprintf("%d tables made, %d are there", n, len(made)-n-len(retired))
+	if len(retired) > 0 {
+		summary += "; not made again, since they were archived and retired: " + strings.Join(retired, ", ")
+	}
 	if t.FillCatalogue {
 		records, err := w.fillCatalogue(ctx)
 		if err != nil {

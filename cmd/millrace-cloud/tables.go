@@ -31,7 +31,9 @@ ensure  makes the tables of this week and the next (--ahead), the one of blocks
         that cannot be placed, and those of the catalogue, the gaps and the newest
         readings, and waits until they are ACTIVE. Tables that exist stay as they
         are. Run it every day. --behind makes those of weeks before, too, which a
-        gateway with an older backlog needs.
+        gateway with an older backlog needs. With --archive it leaves out weeks that
+        were archived and retired; without, keep it below the retention, since a
+        week that was retired must not get a table again.
 catalogue
         fills the tables of the catalogue and the gaps from the week tables, for
         gateways that write to DynamoDB directly: once a day, and once after an
@@ -96,13 +98,13 @@ func (f *tablesFlags) declare(flags *flag.FlagSet) map[string]string {
 	flags.BoolVar(&f.asJSON, "json", false, "list: print JSON")
 	flags.StringVar(&f.queueURL, "queue-url", "", "dial: the queue's `URL`")
 	flags.Int64Var(&f.to, "to", 5, "dial: write `units` to leave")
-	flags.StringVar(&f.archive, "archive", "", "retire: `s3://bucket/prefix` or folder of the archive")
+	flags.StringVar(&f.archive, "archive", "", "ensure, retire: `s3://bucket/prefix` or folder of the archive; ensure makes no table again of which it has a manifest")
 	flags.IntVar(&f.weeks, "retention-weeks", 53, "retire: that of the gateways' sinks and of the workers")
 	flags.BoolVar(&f.dry, "dry-run", false, "retire: prove, and delete nothing")
-	flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "retire: `URL` instead of S3's own, for a local stand-in")
+	flags.StringVar(&f.s3Endpoint, "s3-endpoint", "", "ensure, retire: `URL` instead of S3's own, for a local stand-in")
 	return map[string]string{"ahead": "ensure", "behind": "ensure", "billing": "ensure", "read-units": "ensure", "write-units": "ensure", "warm-read": "ensure", "warm-write": "ensure",
 		"class": "ensure", "protect": "ensure", "tag": "ensure", "weeks": "catalogue", "json": "list", "queue-url": "dial", "to": "dial",
-		"archive": "retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "retire"}
+		"archive": "ensure or retire", "retention-weeks": "retire", "dry-run": "retire", "s3-endpoint": "ensure or retire"}
 }
 
 func runTables(ctx context.Context, c *command.Call) error {
@@ -127,7 +129,7 @@ func runTables(ctx context.Context, c *command.Call) error {
 		return command.Usagef("%q is no flag, and too many for %s", args[0], verb)
 	}
 	c.Flags.Visit(func(given *flag.Flag) {
-		if want := of[given.Name]; want != "" && want != verb {
+		if want := of[given.Name]; want != "" && !slices.Contains(strings.Split(want, " or "), verb) {
 			err = command.Usagef("--%s is for %s, not for %s", given.Name, want, verb)
 		}
 	})
@@ -152,11 +154,19 @@ func runTables(ctx context.Context, c *command.Call) error {
 	m := &tables.Manager{DB: connect.DynamoDB(cfg, s), Prefix: f.prefix, Now: time.Now(), Sleep: backoff.Sleep}
 	switch verb {
 	case "ensure":
+		if f.archive != "" {
+			if settings.Archive, err = connect.Place(f.archive, cfg, s); err != nil {
+				return command.Usagef("--archive: %w", err)
+			}
+		}
 		made, err := m.Ensure(ctx, settings, f.ahead)
 		for _, t := range made {
 			state := "is there"
-			if t.New {
+			switch {
+			case t.New:
 				state = "made"
+			case t.Retired:
+				state = "not made again: the archive has it, and it was retired"
 			}
 			fmt.Fprintf(c.Stdout, "%s: %s\n", t.Table, state)
 		}
