@@ -37,6 +37,9 @@ have changed. Where the table is gone, late blocks are added to its archive.
 A block that cannot be read is named, and the week is not archived then. Blocks
 in the table of unplaced ones stay there: their clock is not to be believed.
 
+A week that is not over can be archived as far as it is; another run is needed
+once it is, which a line says.
+
 --all-ended archives each week that is over and has something new: a table
 without a manifest or with another number of items, or late blocks.
 
@@ -127,6 +130,9 @@ func runArchive(ctx context.Context, c *command.Call) error {
 		meter.Done()
 		if err == nil {
 			printArchived(c, report, place)
+			if text := unfinished(f.prefix, week, time.Now()); text != "" {
+				fmt.Fprintf(c.Stdout, "%s: %s\n", report.Table, text)
+			}
 			continue
 		}
 		if first == nil {
@@ -164,6 +170,23 @@ func (f *archiveFlags) check(weeks []string) error {
 		}
 	}
 	return nil
+}
+
+// unfinished tells of a week that is not over that its archive is not the last
+// word; "" of others.
+func unfinished(prefix, text string, now time.Time) string {
+	_, start, err := tables.TableOf(prefix, text)
+	if err != nil {
+		return ""
+	}
+	end := start.AddDate(0, 0, 7)
+	switch {
+	case !now.Before(end):
+		return ""
+	case now.Before(start):
+		return fmt.Sprintf("this week has not begun: archive it again once it is over, from %s on", end.Format(time.DateOnly))
+	}
+	return fmt.Sprintf("this week is not over, and more will come: archive it again from %s on", end.Format(time.DateOnly))
 }
 
 func printArchived(c *command.Call, r *archive.Report, place objects.Place) {

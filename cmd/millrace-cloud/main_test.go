@@ -164,3 +164,19 @@ func remove(t *testing.T, db *dynamodb.Client, b *uploader.Block) {
 		t.Fatal(err)
 	}
 }
+
+// The archive of a week that is not over is not the last word.
+func TestUnfinishedWeek(t *testing.T) {
+	monday := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC) // of 2026-w48
+	for at, want := range map[time.Time]string{
+		monday.AddDate(0, 0, -1):        "this week has not begun: archive it again once it is over, from 2026-11-30 on",
+		monday:                          "this week is not over, and more will come: archive it again from 2026-11-30 on",
+		monday.AddDate(0, 0, 7).Add(-1): "this week is not over, and more will come: archive it again from 2026-11-30 on",
+		monday.AddDate(0, 0, 7):         "",
+		monday.AddDate(1, 0, 0):         "",
+	} {
+		if got := unfinished("plant", "2026-w48", at); got != want {
+			t.Errorf("%s: %q, want %q", at, got, want)
+		}
+	}
+}
