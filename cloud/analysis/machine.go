@@ -80,12 +80,14 @@ func (m *Machine) step(ctx context.Context, s *Step) (File, error) {
 		return File{}, fmt.Errorf("make the work directory: %w", err)
 	}
 	used := map[string]bool{}
+	paths := make([]string, 0, len(s.Inputs))
 	for _, in := range s.Inputs {
 		path, err := m.path(ctx, in)
 		if err != nil {
 			return File{}, fmt.Errorf("read %s: %w", in.Key, err)
 		}
 		used[path] = true
+		paths = append(paths, path)
 		q.Files[in.View] = append(q.Files[in.View], Source{Site: in.Site, Path: path})
 	}
 	for path := range m.fetched {
@@ -100,6 +102,14 @@ func (m *Machine) step(ctx context.Context, s *Step) (File, error) {
 	}
 	defer os.Remove(q.Out)
 	rows, err := m.Local.Compute(ctx, q)
+	if err != nil && ctx.Err() == nil {
+		// An engine names the copy at best, and not what to do.
+		for i, path := range paths {
+			if !wholeParquet(path) {
+				return File{}, &BrokenError{Place: m.Place.String(), Key: s.Inputs[i].Key, Cause: err}
+			}
+		}
+	}
 	if err != nil {
 		return File{}, err
 	}

@@ -116,7 +116,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &run{Options: o, manifests: map[string]*manifest.Manifest{}, told: map[string]bool{}}
+	r := &run{Options: o, manifests: map[string]*manifest.Manifest{}, told: map[string]bool{}, seen: map[string]bool{}}
 	plans := map[string][]task{}
 	total := 0
 	for _, what := range o.What {
@@ -134,8 +134,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		o.Total(int64(total))
 	}
 	for _, what := range o.What {
+		kept, rows := r.report.Kept, r.report.Rows
 		if err := r.export(ctx, what, plans[what]); err != nil {
 			return &r.report, err
+		}
+		if what == Samples {
+			r.unseen(r.report.Kept > kept, r.report.Rows > rows)
 		}
 	}
 	return &r.report, nil
@@ -146,6 +150,8 @@ type run struct {
 	report    Report
 	manifests map[string]*manifest.Manifest // by table; nil: there is none
 	told      map[string]bool
+	seen      map[string]bool // tags and patterns of Tags of which there was a sample
+	last      string          // tag of the last sample
 }
 
 // problem tells a problem. What is the same for many days is told once.
@@ -154,6 +160,32 @@ func (r *run) problem(line string) {
 	if r.Problem != nil && !r.told[line] {
 		r.told[line] = true
 		r.Problem(line)
+	}
+}
+
+// saw marks the tags or patterns that a sample's tag fits.
+func (r *run) saw(tag string) {
+	if tag == r.last {
+		return // rows of a tag stand together, mostly
+	}
+	r.last = tag
+	for _, p := range r.Tags {
+		if !r.seen[p] && catalogue.Match(p, tag) {
+			r.seen[p] = true
+		}
+	}
+}
+
+// unseen notes the tags and patterns of which there was no sample. What was kept was
+// not read, so that it is known then of all together only.
+func (r *run) unseen(kept, rows bool) {
+	if r.Note == nil || kept && rows {
+		return
+	}
+	for _, p := range r.Tags {
+		if !r.seen[p] {
+			r.Note(fmt.Sprintf("there is no sample of %s from %s until %s; look at the tag's name (site/device/name), the days and --prefix", p, r.From.Format(time.DateOnly), r.Until.Format(time.DateOnly)))
+		}
 	}
 }
 

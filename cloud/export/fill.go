@@ -52,6 +52,7 @@ func (r *run) fillFromArchive(ctx context.Context, t *task, out io.Writer) (rows
 					return nil
 				}
 				rows++
+				r.saw(row.Tag)
 				refused = w.Sample(&format.Row{Sample: row.Sample, Gateway: row.Gateway, Stream: row.Stream, Unit: units[row.Tag]})
 				return refused
 			})
@@ -102,7 +103,10 @@ func (r *run) fillFromTables(ctx context.Context, t *task, out io.Writer) (int64
 	w := r.writer(out)
 	report, err := query.Run(ctx, store, query.Request{
 		Tags: []string{t.site + "/*"}, From: t.day, To: t.day.AddDate(0, 0, 1), ByTag: r.Format == format.Parquet, Wanted: r.takesTag,
-		Sample: w.Sample, Problem: r.problem, Note: r.Note,
+		Sample: func(row *format.Row) error {
+			r.saw(row.Tag)
+			return w.Sample(row)
+		}, Problem: r.problem, Note: r.Note,
 	})
 	var unknown *query.UnknownTagError
 	if errors.As(err, &unknown) {

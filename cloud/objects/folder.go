@@ -19,6 +19,25 @@ func (f folder) String() string { return string(f) }
 
 func (f folder) path(key string) string { return filepath.Join(string(f), filepath.FromSlash(key)) }
 
+// Exists says that a place can be read from: of a folder that it is there. Whether a
+// bucket is shows when it is first read. The error says what is in the way.
+func Exists(p Place) error {
+	f, local := p.(folder)
+	if !local {
+		return nil
+	}
+	info, err := os.Stat(string(f))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no folder %s: correct the path", f)
+	case err != nil:
+		return fmt.Errorf("folder %s cannot be read: %w", f, err)
+	case !info.IsDir():
+		return fmt.Errorf("%s is no folder: correct the path", f)
+	}
+	return nil
+}
+
 // Put implements Place. The file has its name only when it is on the disk.
 func (f folder) Put(_ context.Context, key string, data []byte) error {
 	return f.put(key, func(to *os.File) error {

@@ -43,6 +43,23 @@ func places(t *testing.T) map[string]Place {
 	return out
 }
 
+func TestExists(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for where, want := range map[string]string{dir: "", filepath.Join(dir, "no"): "there is no folder " + filepath.Join(dir, "no") + ": correct the path", file: file + " is no folder: correct the path", "s3://plant": ""} {
+		p, err := Parse(where, func() (*s3.Client, error) { return nil, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Exists(p); err == nil && want != "" || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %q", where, err, want)
+		}
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	ctx := context.Background()
 	for name, p := range places(t) {

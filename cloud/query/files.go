@@ -45,11 +45,14 @@ type place struct {
 
 func newFiles(ctx context.Context, r *run) (*files, error) {
 	list, err := file.List(r.store.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("--files: there is no directory %s: name the one that `dir` of the gateway's file sink names", r.store.Dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--files: %w", err)
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("--files: there is no file of a file sink in %s", r.store.Dir)
+		return nil, fmt.Errorf("--files: there is no file of a file sink in %s: name the directory that `dir` of the gateway's file sink names", r.store.Dir)
 	}
 	f := &files{run: r, list: list}
 	r.interest.any = true

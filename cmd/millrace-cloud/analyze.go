@@ -157,6 +157,9 @@ func runAnalyze(ctx context.Context, c *command.Call) (err error) {
 	if o.Place, err = f.place(ctx); err != nil {
 		return err
 	}
+	if err := archiveThere(o.Place); err != nil {
+		return err
+	}
 	if f.engine == "spark" {
 		o.Engine, err = f.spark(ctx, o.Place, o.Log)
 	} else {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"millrace/cloud/analysis/result"
 	"millrace/cloud/connect"
 	"millrace/cloud/export"
 	"millrace/cloud/format"
@@ -68,6 +69,9 @@ func runExport(ctx context.Context, c *command.Call) error {
 	if err != nil {
 		return err
 	}
+	if err := checkWhat(what, p.archive); err != nil {
+		return err
+	}
 	if *to == "" {
 		return command.Usagef("--to is missing")
 	}
@@ -115,6 +119,22 @@ func runExport(ctx context.Context, c *command.Call) error {
 		return err
 	case report.Problems > 0:
 		return fmt.Errorf("not all could be read: %s", count(int64(report.Problems), "problem", "problems"))
+	}
+	return nil
+}
+
+// checkWhat reports what cannot be exported.
+func checkWhat(what []string, archive string) error {
+	for _, name := range what {
+		if name == export.Samples {
+			continue
+		}
+		if _, err := result.Named(name); err != nil {
+			return command.Usagef("%w, and %s", err, export.Samples)
+		}
+		if archive == "" {
+			return command.Usagef("%s comes from the archive: say where it is by --archive", name)
+		}
 	}
 	return nil
 }

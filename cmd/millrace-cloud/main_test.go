@@ -3,8 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -66,6 +70,23 @@ func TestCommandLine(t *testing.T) {
 		if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) || strings.Count(stderr, "\n") > 1 && name != "nothing" {
 			t.Errorf("%s: code %d\n%s%s", name, code, stdout, stderr)
 		}
+	}
+}
+
+// TestPipelineSaysWhyItStops, where it runs at its own times.
+func TestPipelineSaysWhyItStops(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AK")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	config := filepath.Join(t.TempDir(), "plant.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "prefix: plant\nregion: eu-central-1\narchive: {place: %q}\nanalyze: {engine: none}\n", t.TempDir()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(errors.New("interrupt signal received"))
+	var out, errs bytes.Buffer
+	code := run(ctx, []string{"pipeline", "run", "--config", config, "--every", "24h"}, &out, &errs)
+	if code != command.ExitOK || !regexp.MustCompile(`msg="stopped; start it again to go on: [^"]+" cause="interrupt signal received"\n$`).MatchString(errs.String()) {
+		t.Errorf("code %d\n%s%s", code, &out, &errs)
 	}
 }
 

@@ -146,6 +146,7 @@ func (f *pipelineFlags) run(ctx context.Context, c *command.Call, cfg *config.Co
 		o.Scheduled = scheduled
 		return once(ctx, c.Stdout, o)
 	})
+	o.Log.Info("stopped; start it again to go on: a run that did not come to its end is taken up", "cause", context.Cause(ctx).Error())
 	return nil
 }
 

@@ -90,7 +90,7 @@ func (p *place) open(ctx context.Context) (query.Store, error) {
 		if s.Archive, err = objects.Parse(p.archive, nil); err != nil {
 			return s, command.Usagef("--archive: %w", err)
 		}
-		return s, nil
+		return s, archiveThere(s.Archive)
 	}
 	cfg, err := connect.Load(ctx, settings)
 	if err != nil {
@@ -104,8 +104,18 @@ func (p *place) open(ctx context.Context) (query.Store, error) {
 		if s.Archive, err = connect.Place(p.archive, cfg, settings); err != nil {
 			return s, command.Usagef("--archive: %w", err)
 		}
+		return s, archiveThere(s.Archive)
 	}
 	return s, nil
+}
+
+// archiveThere fails where the archive is a folder that is not there: to read it as
+// an empty one would hide a wrong path.
+func archiveThere(archive objects.Place) error {
+	if err := objects.Exists(archive); err != nil {
+		return fmt.Errorf("--archive: %w; `millrace-cloud archive WEEK --archive %s` makes an archive", err, archive)
+	}
+	return nil
 }
 
 func runQuery(ctx context.Context, c *command.Call) error {
