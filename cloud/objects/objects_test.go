@@ -25,15 +25,17 @@ func places(t *testing.T) map[string]Place {
 	backend := s3mem.New()
 	fake := httptest.NewServer(gofakes3.New(backend).Server())
 	t.Cleanup(fake.Close)
-	if err := backend.CreateBucket("archive"); err != nil {
-		t.Fatal(err)
+	for _, bucket := range []string{"archive", "shared"} {
+		if err := backend.CreateBucket(bucket); err != nil {
+			t.Fatal(err)
+		}
 	}
 	client := func() (*s3.Client, error) {
 		return s3.New(s3.Options{Region: "eu-central-1", BaseEndpoint: &fake.URL, UsePathStyle: true,
 			Credentials: credentials.NewStaticCredentialsProvider("AK", "secret", "")}), nil
 	}
 	out := map[string]Place{}
-	for _, where := range []string{filepath.Join(t.TempDir(), "deep", "folder"), "s3://archive", "s3://archive/plant/a"} {
+	for _, where := range []string{filepath.Join(t.TempDir(), "deep", "folder"), "s3://archive", "s3://shared/plant/a"} {
 		p, err := Parse(where, client)
 		if err != nil || p.String() != where {
 			t.Fatal(p, err)
@@ -164,7 +166,7 @@ func TestListAndDelete(t *testing.T) {
 
 // TestListPages: S3 lists a thousand at once.
 func TestListPages(t *testing.T) {
-	p := places(t)["s3://archive/plant/a"]
+	p := places(t)["s3://shared/plant/a"]
 	for i := range 1005 {
 		if err := p.Put(t.Context(), fmt.Sprintf("late/%04d", i), nil); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,7 @@ type figure struct {
 func main() {
 	seconds := flag.Duration("for", time.Minute, "how long each measurement of the whole gateway runs")
 	large := flag.Float64("backlog", 10, "size of the large backlog, GB (10^9 bytes); it takes three times the room on the disk")
-	only := flag.String("only", "", "run one group: codec, binary, modbus, mqtt, memory, append, backlog, flash, slowdisk, mirror, query or archive")
+	only := flag.String("only", "", "run one group: codec, binary, modbus, mqtt, memory, append, backlog, flash, slowdisk, mirror, worker, query or archive")
 	flag.Parse()
 	if addresses := os.Getenv(floorEnv); addresses != "" {
 		if err := runFloor(strings.Split(addresses, ","), *seconds); err != nil {
@@ -67,6 +67,7 @@ func run(ctx context.Context, d time.Duration, large int64, only string) error {
 		{"flash", b.flash},
 		{"slowdisk", b.slowDisk},
 		{"mirror", b.mirror},
+		{"worker", b.worker},
 		{"query", b.queryDay},
 		{"archive", b.archive},
 	}
