@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -141,7 +142,13 @@ func (m *memory) ReceiveMessage(ctx context.Context, in *sqs.ReceiveMessageInput
 				h.visible = time.Now().Add(time.Duration(in.VisibilityTimeout) * time.Second)
 				m.seen[*h.MessageId]++
 				h.ReceiptHandle = aws.String(*h.MessageId + "." + strconv.Itoa(m.seen[*h.MessageId]))
-				out.Messages = append(out.Messages, h.Message)
+				message := h.Message
+				message.Attributes = maps.Clone(message.Attributes)
+				if message.Attributes == nil {
+					message.Attributes = map[string]string{}
+				}
+				message.Attributes["ApproximateReceiveCount"] = strconv.Itoa(m.seen[*h.MessageId])
+				out.Messages = append(out.Messages, message)
 			}
 		}
 		m.mu.Unlock()

@@ -98,13 +98,25 @@ func (w *Worker) change(ctx context.Context, list []aside) {
 	}
 }
 
-// putAside notes messages that are to come again after a time.
+// putAside notes messages that are to come again after a time, and later where
+// they have come often.
 func (b *batch) putAside(left map[string][]*parcel, after time.Duration) {
 	for _, same := range left {
 		for _, p := range same {
-			b.back = append(b.back, aside{b.ours.drop(p.message), after})
+			b.back = append(b.back, aside{b.ours.drop(p.message), b.w.longer(after, p.message)})
 		}
 	}
+}
+
+// longer stretches the time for which a message is put aside, up to fifteen times.
+// A redrive policy moves a message to the dead letters after 1000 receives at the
+// most: once a minute that is less than a day, and so it is more than a week. SQS
+// API Reference, SetQueueAttributes, maxReceiveCount.
+func (w *Worker) longer(after time.Duration, m *types.Message) time.Duration {
+	const often, most = 30, 15
+	// Where a stand-in does not count, each receive is as the first.
+	n, _ := strconv.Atoi(m.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)])
+	return min(after*time.Duration(min(max(n/often, 1), most)), 12*time.Hour)
 }
 
 // giveBack has the messages put aside come again. It works after the end of

@@ -67,7 +67,7 @@ type Options struct {
 	Concurrency int           // batches under way at once
 	Visibility  time.Duration // for how long a batch is ours; extended while it is under way
 	Wait        time.Duration // of a receive for a first message, at most 20 s
-	Hold        time.Duration // for how long messages are put aside whose table is missing
+	Hold        time.Duration // for how long messages are put aside whose table is missing; up to 15 times as long where they come often
 	Patience    time.Duration // for how long a batch is tried before it is given back
 	Grace       time.Duration // after a stop, for what is under way
 	Backoff     backoff.Policy
@@ -228,8 +228,10 @@ func (w *Worker) receive(ctx context.Context) ([]types.Message, error) {
 	defer cancel()
 	out, err := w.queue.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
 		QueueUrl: &w.o.QueueURL, MaxNumberOfMessages: w.sizes.ask(), WaitTimeSeconds: seconds(w.o.Wait), VisibilityTimeout: seconds(w.o.Visibility),
-		MessageAttributeNames:       []string{"All"},
-		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameMessageGroupId},
+		MessageAttributeNames: []string{"All"},
+		MessageSystemAttributeNames: []types.MessageSystemAttributeName{
+			types.MessageSystemAttributeNameMessageGroupId, types.MessageSystemAttributeNameApproximateReceiveCount,
+		},
 	})
 	if err != nil {
 		return nil, err

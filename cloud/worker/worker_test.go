@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/smithy-go"
 
 	"millrace/internal/clock"
@@ -153,6 +155,36 @@ func TestMissingTableHolds(t *testing.T) {
 		}
 		if w.Counts().Held == 0 {
 			t.Errorf("%+v", w.Counts())
+		}
+	})
+}
+
+// TestHeldForAWeek: what waits for its table for a week does not come so often
+// that a redrive policy of 1000 receives takes it away.
+func TestHeldForAWeek(t *testing.T) {
+	w, total := &Worker{}, time.Duration(0)
+	for n := range 1000 {
+		m := types.Message{Attributes: map[string]string{"ApproximateReceiveCount": strconv.Itoa(n + 1)}}
+		total += w.longer(time.Minute, &m)
+	}
+	if total < 7*24*time.Hour {
+		t.Errorf("1000 receives take %v", total)
+	}
+	if got := w.longer(time.Minute, &types.Message{}); got != time.Minute {
+		t.Errorf("a message that is not counted waits %v", got)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var log book
+		m := newMemory(t, blocks(t, 1)...)
+		m.seen["m0"] = 900
+		m.write = func(context.Context, string, []string) ([]string, error) { return nil, errNoTable }
+		_, stop := start(t, options(&log), m)
+		time.Sleep(time.Hour + time.Second)
+		if n := m.received("m0") - 900; n < 4 || n > 5 {
+			t.Errorf("received %d times in an hour", n)
+		}
+		if err := stop(); err != nil || m.left() != 1 || len(m.dead) != 0 {
+			t.Errorf("%v, %d left, %d dead", err, m.left(), len(m.dead))
 		}
 	})
 }
