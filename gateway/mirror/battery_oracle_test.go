@@ -40,6 +40,9 @@ type known struct {
 type floor struct {
 	from    uint64
 	version uint64
+	// batch is higher where a version was superseded within its batch. It counts
+	// no more when a kill comes before the newer one is recorded.
+	batch uint64
 }
 
 type last struct {
@@ -244,8 +247,12 @@ func (w *world) delivered(rec *record) delivery {
 
 func (k *known) floorsSince(from, to uint64) (out []uint64) {
 	for i := len(k.floors) - 1; i >= 0; i-- {
-		if k.floors[i].from < to && !slices.Contains(out, k.floors[i].version) {
-			out = append(out, k.floors[i].version)
+		if f := k.floors[i]; f.from < to {
+			for _, version := range []uint64{f.version, f.batch} {
+				if !slices.Contains(out, version) {
+					out = append(out, version)
+				}
+			}
 		}
 		if k.floors[i].from <= from {
 			break
@@ -341,8 +348,11 @@ func (o *oracle) one(rec *record) {
 		o.outcome(rec, c, k, may, what)
 	}
 	if k != nil {
-		if f := max(k.used, k.pending, k.batch); k.floors[len(k.floors)-1].version != f {
-			k.floors = append(k.floors, floor{rec.N, f})
+		f := floor{version: max(k.used, k.pending)}
+		f.batch = max(f.version, k.batch)
+		if is := k.floors[len(k.floors)-1]; is.version != f.version || is.batch != f.batch {
+			f.from = rec.N
+			k.floors = append(k.floors, f)
 		}
 	}
 }
