@@ -2,6 +2,9 @@ package mirror
 
 import "millrace/gateway/mirror/audit"
 
+// PresentFor is how old the reading may be that a step is measured from.
+const PresentFor = presentFor
+
 // NewWithAudit is New with an audit log of a test's making.
 func NewWithAudit(cfg Config, s Settings, o audit.Options) (*Mirror, error) {
 	if err := cfg.check(); err != nil {

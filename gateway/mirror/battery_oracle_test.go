@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"millrace/gateway/mirror"
 	"millrace/sample"
 )
 
@@ -479,7 +480,7 @@ func (o *oracle) plc() {
 			say("%s after the last one, the shortest interval is %s", w.at.Sub(at), r.minInterval)
 		}
 		lastAt[w.target] = w.at
-		if n, ok := w.command.Value.Number(); ok && r.maxStep > 0 && w.before != nil && w.at.Sub(w.changed) > reordering {
+		if n, ok := w.command.Value.Number(); ok && r.maxStep > 0 && w.before != nil && w.at.Sub(w.changed) > mirror.PresentFor+reordering {
 			if from, _ := w.before.Number(); math.Abs(n-from) > r.maxStep {
 				say("%s stood there, and max_step is %g", w.before, r.maxStep)
 			}
