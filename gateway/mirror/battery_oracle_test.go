@@ -421,8 +421,8 @@ func (o *oracle) outcome(rec *record, c *command, k *known, may []string, what f
 		return
 	case rec.Outcome == "unsent":
 		return
-	case rec.Outcome == "superseded" && open:
-		k.used = k.before // the device was away
+	case open && slices.Contains([]string{"superseded", "refused", "expired_held"}, rec.Outcome):
+		k.used = k.before // the device was away, or the guards had something against it in the end: it was not sent
 	case k.pendingMessage == rec.Message:
 		k.pending, k.pendingMessage = 0, ""
 	}
