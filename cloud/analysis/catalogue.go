@@ -6,9 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"millrace/cloud/lake"
@@ -22,16 +20,9 @@ const maxCatalogue = 256 << 20
 // catalogue changes with every tag that is new; a file's own hash would make the
 // energy of all years due for a new thermometer.
 func digests(ctx context.Context, place objects.Place, key string) (map[string]string, error) {
-	r, err := place.Get(ctx, key)
+	data, err := objects.Read(ctx, place, key, maxCatalogue)
 	if err != nil {
 		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(r, maxCatalogue+1))
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, err
-	}
-	if len(data) > maxCatalogue {
-		return nil, fmt.Errorf("it has more than %d bytes", maxCatalogue)
 	}
 	var entries []lake.Entry
 	err = lake.ReadCatalogue(bytes.NewReader(data), int64(len(data)), func(e *lake.Entry) error {

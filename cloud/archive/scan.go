@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -125,7 +124,7 @@ func (r *run) segment(ctx context.Context, i int, bad *bad) error {
 		}
 		state = segment{Done: page.LastEvaluatedKey == nil}
 		if !state.Done {
-			state.After = []string{textOf(page.LastEvaluatedKey, weektable.AttrPartition), textOf(page.LastEvaluatedKey, weektable.AttrSort)}
+			state.After = []string{weekitem.Text(page.LastEvaluatedKey, weektable.AttrPartition), weekitem.Text(page.LastEvaluatedKey, weektable.AttrSort)}
 		}
 		if err := r.store.add(entries, i, state.After, state.Done); err != nil {
 			return fmt.Errorf("store what was read in %s: %w", r.store.dir, err)
@@ -153,27 +152,20 @@ func (r *run) page(ctx context.Context, in *dynamodb.ScanInput) (*dynamodb.ScanO
 // check takes the block out of an item, if it is the one that the item's keys
 // say. what names the item.
 func (r *run) check(item map[string]types.AttributeValue, dec *block.Decoder) (_ entry, what string, err error) {
-	pk, sk := textOf(item, weektable.AttrPartition), textOf(item, weektable.AttrSort)
+	pk, sk := weekitem.Text(item, weektable.AttrPartition), weekitem.Text(item, weektable.AttrSort)
 	what = "item " + strings.ReplaceAll(weekitem.KeyOf(item), "\x00", " ")
-	data, ok := item[weektable.AttrBlock].(*types.AttributeValueMemberB)
+	data, ok := weekitem.Block(item)
 	if !ok || pk == "" || sk == "" {
 		return entry{}, what, errors.New("it is no block")
 	}
-	e, h, err := makeEntry(data.Value, dec)
+	e, h, err := makeEntry(data, dec)
 	if err != nil {
 		return entry{}, what, err
 	}
-	if p, k := weektable.Keys(h, weektable.Checksum(data.Value)); p != pk || k != sk {
+	if p, k := weektable.Keys(h, weektable.Checksum(data)); p != pk || k != sk {
 		return entry{}, what, errors.New("its keys are not those of its block")
 	}
 	return e, what, nil
-}
-
-func textOf(item map[string]types.AttributeValue, name string) string {
-	if v, ok := item[name].(*types.AttributeValueMemberS); ok {
-		return v.Value
-	}
-	return ""
 }
 
 // makeEntry finds out which days a block has samples of. A block that spans no
@@ -224,7 +216,7 @@ func (r *run) addLate(ctx context.Context, done map[string]bool) ([]string, erro
 			bad.add(r, key, fmt.Errorf("it has %d bytes, and a block has at most %d", size, maxLate))
 			return nil
 		}
-		data, err := get(ctx, r.o.Place, key)
+		data, err := objects.Read(ctx, r.o.Place, key, 0)
 		if err != nil {
 			return fmt.Errorf("read late block %s: %w", key, err)
 		}
@@ -242,16 +234,6 @@ func (r *run) addLate(ctx context.Context, done map[string]bool) ([]string, erro
 		return r.store.add([]entry{e}, -1, nil, false)
 	})
 	return keys, errors.Join(err, bad.err())
-}
-
-// get reads a small object.
-func get(ctx context.Context, place objects.Place, key string) (_ []byte, err error) {
-	in, err := place.Get(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, in.Close()) }()
-	return io.ReadAll(in)
 }
 
 // parallel calls fn for 0 to n-1 at once, and returns the first error that is no

@@ -161,7 +161,7 @@ func (r *run) writeGaps(ctx context.Context, site string) ([]manifest.File, erro
 func (r *run) putChanged(ctx context.Context, key string, data []byte, rows int64, named bool) (manifest.File, error) {
 	sum := sha256.Sum256(data)
 	f := manifest.File{Key: key, Bytes: int64(len(data)), Rows: rows, SHA256: hex.EncodeToString(sum[:])}
-	there, err := get(ctx, r.o.Place, key)
+	there, err := objects.Read(ctx, r.o.Place, key, 0)
 	if err == nil && bytes.Equal(there, data) {
 		return f, nil
 	}

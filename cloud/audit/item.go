@@ -3,12 +3,12 @@ package audit
 import (
 	"context"
 	"fmt"
-	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"millrace/internal/weekitem"
 	"millrace/sample/block"
 	"millrace/sample/ledger"
 	"millrace/sample/ledger/audit"
@@ -20,7 +20,7 @@ func (r *reader) take(ctx context.Context, table string, items []map[string]type
 	size := int64(0)
 	for _, it := range items {
 		r.result.Items++
-		pk, sk := stringOf(it[weektable.AttrPartition]), stringOf(it[weektable.AttrSort])
+		pk, sk := weekitem.Text(it, weektable.AttrPartition), weekitem.Text(it, weektable.AttrSort)
 		k, err := weektable.ParseKeys(pk, sk)
 		if err != nil {
 			r.unread(table, sk, err)
@@ -29,7 +29,7 @@ func (r *reader) take(ctx context.Context, table string, items []map[string]type
 		if r.o.Gateway != "" && k.Gateway != r.o.Gateway || r.o.Site != "" && k.Site != r.o.Site {
 			continue // the filter cannot say that exactly
 		}
-		data, whole := bytesOf(it[weektable.AttrBlock])
+		data, whole := weekitem.Block(it)
 		if !whole && k.Stream == ledger.SystemStream {
 			if data, err = r.fetch(ctx, table, pk, sk); err != nil {
 				return err
@@ -67,9 +67,9 @@ func (r *reader) block(k *weektable.Key, data []byte) error {
 
 // keys notes a block by its keys alone.
 func (r *reader) keys(table, sk string, it map[string]types.AttributeValue, k *weektable.Key) {
-	last, err1 := numberOf(it[weektable.AttrLast])
-	count, err2 := numberOf(it[weektable.AttrCount])
-	if err1 != nil || err2 != nil {
+	last, ok1 := weekitem.Number(it, weektable.AttrLast)
+	count, ok2 := weekitem.Number(it, weektable.AttrCount)
+	if !ok1 || !ok2 {
 		r.unread(table, sk, fmt.Errorf("its attributes %s and %s are not numbers", weektable.AttrLast, weektable.AttrCount))
 		return
 	}
@@ -92,7 +92,7 @@ func (r *reader) fetch(ctx context.Context, table, pk, sk string) ([]byte, error
 	if len(out.Items) != 1 {
 		return nil, nil // removed meanwhile; it does not read as a block
 	}
-	data, _ := bytesOf(out.Items[0][weektable.AttrBlock])
+	data, _ := weekitem.Block(out.Items[0])
 	return data, nil
 }
 
@@ -101,27 +101,4 @@ func (r *reader) unread(table, sk string, err error) {
 	if len(r.result.Unread) < maxUnread {
 		r.result.Unread = append(r.result.Unread, fmt.Sprintf("table %s, item %q: %v", table, sk, err))
 	}
-}
-
-func stringOf(v types.AttributeValue) string {
-	if s, ok := v.(*types.AttributeValueMemberS); ok {
-		return s.Value
-	}
-	return ""
-}
-
-func bytesOf(v types.AttributeValue) ([]byte, bool) {
-	b, ok := v.(*types.AttributeValueMemberB)
-	if !ok {
-		return nil, false
-	}
-	return b.Value, true
-}
-
-func numberOf(v types.AttributeValue) (int64, error) {
-	n, ok := v.(*types.AttributeValueMemberN)
-	if !ok {
-		return 0, fmt.Errorf("not a number")
-	}
-	return strconv.ParseInt(n.Value, 10, 64)
 }

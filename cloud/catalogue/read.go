@@ -14,6 +14,7 @@ import (
 
 	"millrace/cloud/connect"
 	"millrace/internal/backoff"
+	"millrace/internal/weekitem"
 	"millrace/sample"
 	"millrace/sample/weektable"
 )
@@ -110,11 +111,11 @@ func (s *Store) Entries(ctx context.Context, site string, fn func(*Entry) error)
 }
 
 func entryOf(item map[string]types.AttributeValue) (*Entry, error) {
-	e := &Entry{Site: textOf(item, weektable.AttrPartition), Gateway: textOf(item, attrGateway)}
+	e := &Entry{Site: weekitem.Text(item, weektable.AttrPartition), Gateway: weekitem.Text(item, attrGateway)}
 	if err := recordOf(item, &e.CatalogueEntry); err != nil {
 		return nil, err
 	}
-	if at, ok := numberOf(item, attrSince); ok && at != 0 {
+	if at, ok := weekitem.Number(item, attrSince); ok && at != 0 {
 		e.Since = time.Unix(0, at).UTC()
 	}
 	return e, nil
@@ -126,7 +127,7 @@ func entryOf(item map[string]types.AttributeValue) (*Entry, error) {
 func (s *Store) Gaps(ctx context.Context, site string, from, to time.Time, fn func(*Gap) error) error {
 	var gateways []string
 	err := s.query(ctx, GapsTable(s.Prefix), site, "", nil, func(item map[string]types.AttributeValue) error {
-		gateways = append(gateways, textOf(item, weektable.AttrSort))
+		gateways = append(gateways, weekitem.Text(item, weektable.AttrSort))
 		return nil
 	})
 	if err != nil {
@@ -198,18 +199,18 @@ func (s *Store) Latest(ctx context.Context, tags ...string) ([]Reading, error) {
 }
 
 func readingOf(item map[string]types.AttributeValue) (*Reading, error) {
-	r := &Reading{Gateway: textOf(item, attrGateway), Stream: textOf(item, attrStream)}
-	r.Tag = textOf(item, weektable.AttrSort)
-	at, ok := numberOf(item, attrTime)
+	r := &Reading{Gateway: weekitem.Text(item, attrGateway), Stream: weekitem.Text(item, attrStream)}
+	r.Tag = weekitem.Text(item, weektable.AttrSort)
+	at, ok := weekitem.Number(item, attrTime)
 	if !ok {
 		return nil, fmt.Errorf("latest item %q has no time", r.Tag)
 	}
-	if clock, ok := numberOf(item, attrGatewayTime); ok {
+	if clock, ok := weekitem.Number(item, attrGatewayTime); ok {
 		r.Time, r.SourceTime = clock, at
 	} else {
 		r.Time = at
 	}
-	q, _ := numberOf(item, attrQuality)
+	q, _ := weekitem.Number(item, attrQuality)
 	r.Quality = sample.Quality(q)
 	var err error
 	if r.Value, err = valueFrom(item); err != nil {
@@ -220,11 +221,11 @@ func readingOf(item map[string]types.AttributeValue) (*Reading, error) {
 
 // valueFrom is valueOf backwards.
 func valueFrom(item map[string]types.AttributeValue) (sample.Value, error) {
-	digits := textOf(item, attrValue)
+	digits := weekitem.Text(item, attrValue)
 	if n, ok := item[attrValue].(*types.AttributeValueMemberN); ok {
 		digits = n.Value
 	}
-	switch kind := textOf(item, attrKind); kind {
+	switch kind := weekitem.Text(item, attrKind); kind {
 	case sample.Float64.String():
 		f, err := strconv.ParseFloat(digits, 64)
 		return sample.FloatValue(f), err

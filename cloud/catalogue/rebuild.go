@@ -141,8 +141,8 @@ func (s *Store) weekTables(ctx context.Context, db WeekTables) (out []string, er
 func (s *Store) markers(ctx context.Context) (map[string]bool, error) {
 	done := map[string]bool{}
 	err := s.query(ctx, GapsTable(s.Prefix), markerPartition, "", nil, func(item map[string]types.AttributeValue) error {
-		if at, _ := numberOf(item, attrSince); s.now().Sub(time.Unix(0, at)) < markerAge {
-			done[textOf(item, weektable.AttrSort)] = true
+		if at, _ := weekitem.Number(item, attrSince); s.now().Sub(time.Unix(0, at)) < markerAge {
+			done[weekitem.Text(item, weektable.AttrSort)] = true
 		}
 		return nil
 	})
@@ -217,15 +217,15 @@ func (s *Store) rebuildTable(ctx context.Context, db API, table string, o *Rebui
 
 // addItem takes in the block of an item.
 func (b *Batch) addItem(item map[string]types.AttributeValue) error {
-	data, ok := item[weektable.AttrBlock].(*types.AttributeValueMemberB)
+	data, ok := weekitem.Block(item)
 	if !ok {
-		return fmt.Errorf("item %q %q has no block", textOf(item, weektable.AttrPartition), textOf(item, weektable.AttrSort))
+		return fmt.Errorf("item %q %q has no block", weekitem.Text(item, weektable.AttrPartition), weekitem.Text(item, weektable.AttrSort))
 	}
-	h, err := block.ReadHeader(data.Value)
+	h, err := block.ReadHeader(data)
 	if err != nil {
-		return fmt.Errorf("item %q %q: %w", textOf(item, weektable.AttrPartition), textOf(item, weektable.AttrSort), err)
+		return fmt.Errorf("item %q %q: %w", weekitem.Text(item, weektable.AttrPartition), weekitem.Text(item, weektable.AttrSort), err)
 	}
-	return b.Add(&h, data.Value)
+	return b.Add(&h, data)
 }
 
 // insist tries again what passes by itself.
@@ -255,7 +255,7 @@ func systemStreams(ctx context.Context, db API, table string) (out []string, err
 		}
 		in.ExclusiveStartKey = page.LastEvaluatedKey
 		for _, item := range page.Items {
-			pk := textOf(item, weektable.AttrPartition)
+			pk := weekitem.Text(item, weektable.AttrPartition)
 			if seen[pk] {
 				continue // the service does not go by such a key: item by item, then
 			}

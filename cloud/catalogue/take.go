@@ -372,7 +372,7 @@ func (s *Store) putNewer(ctx context.Context, p *put) error {
 	there := p.version
 	var newer *types.ConditionalCheckFailedException
 	if errors.As(err, &newer) {
-		there, err = max(there, textOf(newer.Item, attrVersion)), nil
+		there, err = max(there, weekitem.Text(newer.Item, attrVersion)), nil
 	}
 	if err != nil {
 		return &WriteError{p.table, err}
@@ -420,8 +420,8 @@ func (s *Store) release(d *block.Decoder) {
 
 // recordOf reads a record's JSON from an item.
 func recordOf(item map[string]types.AttributeValue, into any) error {
-	if err := json.Unmarshal([]byte(textOf(item, attrRecord)), into); err != nil {
-		return fmt.Errorf("item %q %q: %w", textOf(item, weektable.AttrPartition), textOf(item, weektable.AttrSort), err)
+	if err := json.Unmarshal([]byte(weekitem.Text(item, attrRecord)), into); err != nil {
+		return fmt.Errorf("item %q %q: %w", weekitem.Text(item, weektable.AttrPartition), weekitem.Text(item, weektable.AttrSort), err)
 	}
 	return nil
 }

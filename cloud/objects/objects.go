@@ -54,3 +54,21 @@ func Parse(where string, client func() (*s3.Client, error)) (Place, error) {
 	}
 	return &bucket{client: c, name: name, prefix: strings.Trim(prefix, "/")}, nil
 }
+
+// Read reads a whole object, of up to most bytes; 0 is no bound. The error wraps
+// ErrNone where there is no such object.
+func Read(ctx context.Context, place Place, key string, most int64) (data []byte, err error) {
+	in, err := place.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	from := io.Reader(in)
+	if most > 0 {
+		from = io.LimitReader(in, most+1)
+	}
+	if data, err = io.ReadAll(from); err == nil && most > 0 && int64(len(data)) > most {
+		err = fmt.Errorf("it has more than %d bytes", most)
+	}
+	return data, err
+}

@@ -65,20 +65,30 @@ const (
 	bytesTogether = 256 << 20
 )
 
+// prepare finds the targets that are asked for, which must have their tables, and
+// what the manifests say of the archive.
+func prepare(ctx context.Context, o Options) (*loader, []*target, error) {
+	ts, err := chosen(o.Results, o.History)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkTables(ctx, o.DB, o.Schema, ts); err != nil {
+		return nil, nil, err
+	}
+	l := &loader{Options: o}
+	if l.hashes, err = manifestHashes(ctx, o.Archive); err != nil {
+		return nil, nil, err
+	}
+	return l, ts, nil
+}
+
 // Load brings the warehouse up to date with the archive: every folder whose
 // files are not those that the ledger has is loaded, in transactions that write
 // the ledger, too. So it may be interrupted anywhere and run again, and where
 // nothing has changed it does nothing.
 func Load(ctx context.Context, o Options) (*Report, error) {
-	ts, err := chosen(o.Results, o.History)
+	l, ts, err := prepare(ctx, o)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkTables(ctx, o.DB, o.Schema, ts); err != nil {
-		return nil, err
-	}
-	l := &loader{Options: o}
-	if l.hashes, err = manifestHashes(ctx, o.Archive); err != nil {
 		return nil, err
 	}
 	plans := make([]*plan, len(ts))

@@ -32,15 +32,8 @@ type State struct {
 
 // Status compares the ledger with the archive. It reads no file.
 func Status(ctx context.Context, o Options) ([]State, error) {
-	ts, err := chosen(o.Results, o.History)
+	l, ts, err := prepare(ctx, o)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkTables(ctx, o.DB, o.Schema, ts); err != nil {
-		return nil, err
-	}
-	l := &loader{Options: o}
-	if l.hashes, err = manifestHashes(ctx, o.Archive); err != nil {
 		return nil, err
 	}
 	var out []State

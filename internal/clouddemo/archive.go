@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"millrace/cloud/catalogue"
@@ -18,7 +17,7 @@ import (
 func (w *world) readArchive(ctx context.Context) (rows []lake.Row, files int, err error) {
 	err = w.archive.List(ctx, string(lake.Samples)+"/", func(key string, _ int64) error {
 		files++
-		data, err := get(ctx, w.archive, key)
+		data, err := objects.Read(ctx, w.archive, key, 0)
 		if err != nil {
 			return err
 		}
@@ -32,15 +31,6 @@ func (w *world) readArchive(ctx context.Context) (rows []lake.Row, files int, er
 		return nil
 	})
 	return rows, files, err
-}
-
-func get(ctx context.Context, place objects.Place, key string) ([]byte, error) {
-	r, err := place.Get(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(r)
 }
 
 // archiveAccount holds the archive against the tables, record by record, and

@@ -13,6 +13,7 @@ import (
 	"millrace/cloud/analysis/result"
 	"millrace/cloud/export"
 	"millrace/cloud/format"
+	"millrace/cloud/objects"
 	"millrace/cloud/query"
 	"millrace/sample"
 )
@@ -86,7 +87,7 @@ func (w *world) lines(ctx context.Context, what string, fn func(line []byte) err
 		if strings.HasSuffix(key, filepath.Base(export.IndexKey("", what))) {
 			return nil
 		}
-		data, err := get(ctx, w.exports, key)
+		data, err := objects.Read(ctx, w.exports, key, 0)
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"millrace/cloud/analysis/result"
 	"millrace/cloud/lake"
+	"millrace/cloud/objects"
 	"millrace/sample"
 )
 
@@ -29,7 +30,7 @@ func (w *world) readResults(ctx context.Context, res result.Result) (rows []row,
 		if _, _, _, ok := result.ParseKey(key); !ok {
 			return nil
 		}
-		data, err := get(ctx, w.archive, key)
+		data, err := objects.Read(ctx, w.archive, key, 0)
 		if err != nil {
 			return err
 		}

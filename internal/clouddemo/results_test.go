@@ -17,6 +17,7 @@ import (
 	"millrace/cloud/analysis/result"
 	"millrace/cloud/catalogue"
 	"millrace/cloud/lake"
+	"millrace/cloud/objects"
 	"millrace/sample"
 	"millrace/sample/weektable"
 )
@@ -134,7 +135,7 @@ func TestLogger(t *testing.T) {
 // rewrite runs check while a file of the archive has other contents.
 func (w *world) rewrite(t *testing.T, key string, data []byte, check func()) {
 	t.Helper()
-	before, err := get(t.Context(), w.archive, key)
+	before, err := objects.Read(t.Context(), w.archive, key, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +167,7 @@ func (w *world) aKey(t *testing.T, prefix string) (found string) {
 // testArchive changes one row of the archive at a time.
 func testArchive(t *testing.T, w *world) {
 	key := w.aKey(t, "samples/")
-	data, err := get(t.Context(), w.archive, key)
+	data, err := objects.Read(t.Context(), w.archive, key, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +269,7 @@ func testExport(t *testing.T, w *world) {
 			return regexp.MustCompile(`"mean":[0-9.]+`).ReplaceAllString(l, `"mean":1.5`)
 		}, "mean is 1.5"},
 	} {
-		before, err := get(t.Context(), w.exports, c.key)
+		before, err := objects.Read(t.Context(), w.exports, c.key, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,6 +52,34 @@ func KeyOf(item map[string]types.AttributeValue) string {
 	return pk.Value + "\x00" + sk.Value
 }
 
+// Text returns an item's attribute, "" where it has no text of that name.
+func Text(item map[string]types.AttributeValue, name string) string {
+	if v, ok := item[name].(*types.AttributeValueMemberS); ok {
+		return v.Value
+	}
+	return ""
+}
+
+// Number returns an item's attribute, and whether it has a whole number of that
+// name.
+func Number(item map[string]types.AttributeValue, name string) (int64, bool) {
+	v, ok := item[name].(*types.AttributeValueMemberN)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(v.Value, 10, 64)
+	return n, err == nil
+}
+
+// Block returns the bytes of an item's block, and whether it has one.
+func Block(item map[string]types.AttributeValue) ([]byte, bool) {
+	v, ok := item[weektable.AttrBlock].(*types.AttributeValueMemberB)
+	if !ok {
+		return nil, false
+	}
+	return v.Value, true
+}
+
 // Size is the most bytes that the item of a block of n bytes can have as
 // DynamoDB counts them: names and values. A number takes about a byte for two
 // digits, and at most 21. Developer Guide, "DynamoDB item sizes and formats".

@@ -23,12 +23,8 @@ type Table struct {
 
 // Read reads a file of the archive.
 func Read(ctx context.Context, place objects.Place, key string) (*Table, error) {
-	r, err := place.Get(ctx, key)
+	data, err := objects.Read(ctx, place, key, 0)
 	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, err
 	}
 	f, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)))

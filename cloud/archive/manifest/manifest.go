@@ -101,16 +101,9 @@ func Write(ctx context.Context, place objects.Place, m *Manifest) error {
 // Read reads a table's manifest. The error wraps objects.ErrNone where there is
 // none.
 func Read(ctx context.Context, place objects.Place, table string) (*Manifest, error) {
-	r, err := place.Get(ctx, Key(table))
+	text, err := objects.Read(ctx, place, Key(table), maxBytes)
 	if err != nil {
 		return nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, err
-	}
-	if len(text) > maxBytes {
-		return nil, fmt.Errorf("it has more than %d bytes", maxBytes)
 	}
 	m := &Manifest{}
 	// A newer form may have fields that this one has not.
