@@ -32,19 +32,7 @@ install_node() {
 }
 
 install_postgres() {
-	local packages
-	packages=$(apt-get -s install --no-install-recommends postgresql | awk '/^Inst/ {print $2}') || packages=
-	if [ -z "$packages" ] && [ "$(id -u)" = 0 ]; then
-		apt-get update &&
-			packages=$(apt-get -s install --no-install-recommends postgresql | awk '/^Inst/ {print $2}')
-	fi
-	[ -n "$packages" ] || return 1
-	(
-		# shellcheck disable=SC2086
-		cd "$1" && apt-get download $packages &&
-			for deb in *.deb; do dpkg -x "$deb" . || exit 1; done &&
-			rm -- *.deb
-	) && find_postgres "$1/usr/lib/postgresql"
+	unpack_debian postgresql "$1" && find_postgres "$1/usr/lib/postgresql"
 }
 
 # find_postgres FOLDER prints the folder of the newest version's programs.

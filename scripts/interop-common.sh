@@ -42,6 +42,24 @@ install() {
 # Functions called through install run without set -e, so their steps are
 # joined by &&.
 
+# unpack_debian PACKAGE FOLDER puts a package of Debian's, and what is missing here
+# of those that it needs, into a folder. Nothing is installed.
+unpack_debian() {
+	local packages
+	packages=$(apt-get -s install --no-install-recommends "$1" | awk '/^Inst/ {print $2}') || packages=
+	if [ -z "$packages" ] && [ "$(id -u)" = 0 ]; then
+		apt-get update &&
+			packages=$(apt-get -s install --no-install-recommends "$1" | awk '/^Inst/ {print $2}')
+	fi
+	[ -n "$packages" ] || return 1
+	(
+		# shellcheck disable=SC2086
+		cd "$2" && apt-get download $packages &&
+			for deb in *.deb; do dpkg -x "$deb" . || exit 1; done &&
+			rm -- *.deb
+	)
+}
+
 # install_venv and install_jars take what the folder's own name says:
 # FOLDER.requirements.txt and FOLDER.pom.xml.
 install_venv() {

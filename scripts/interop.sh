@@ -18,20 +18,7 @@ cd "$(dirname "$0")/.."
 . scripts/interop-common.sh
 
 install_mosquitto() {
-	local packages
-	# What is missing here, mosquitto itself among it; nothing is installed.
-	packages=$(apt-get -s install --no-install-recommends mosquitto | awk '/^Inst/ {print $2}') || packages=
-	if [ -z "$packages" ] && [ "$(id -u)" = 0 ]; then
-		apt-get update &&
-			packages=$(apt-get -s install --no-install-recommends mosquitto | awk '/^Inst/ {print $2}')
-	fi
-	[ -n "$packages" ] || return 1
-	(
-		# shellcheck disable=SC2086
-		cd "$1" && apt-get download $packages &&
-			for deb in *.deb; do dpkg -x "$deb" . || exit 1; done &&
-			rm -- *.deb
-	) && cat >"$1/mosquitto" <<-'RUN'
+	unpack_debian mosquitto "$1" && cat >"$1/mosquitto" <<-'RUN'
 		#!/bin/sh
 		here=$(dirname "$0")
 		for dir in "$here"/usr/lib/*-linux-gnu* "$here"/lib/*-linux-gnu*; do
